@@ -1,0 +1,72 @@
+# `make` alone lists the targets. Every target makes its own .venv first; nothing is installed twice.
+
+VENV    := .venv
+BIN     := $(VENV)/bin
+PIP     := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+RESULTS ?= outputs/demo
+WORKERS ?= 2
+SOURCES := faelles catalogue strategies server client simulations configs tests
+
+# One thread for each process: municipalities run side by side, and digests do not depend on the machine's core count.
+export OMP_NUM_THREADS := 1
+# Flower asks nobody and tells nobody.
+export FLWR_TELEMETRY_ENABLED := 0
+export FLWR_DISABLE_UPDATE_CHECK := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint soak bench results clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.installed ## run a federation of all 98 municipalities on synthetic data and write report.html
+	@$(BIN)/faelles-sim usecase=elder-admission compare=true hydra.run.dir=$(RESULTS)
+	@echo "report: $(RESULTS)/report.html"
+
+test: lint ## run everything CI runs: lint, types, import contracts, tests
+	@echo "pytest ($(WORKERS) workers)"
+	@$(BIN)/python -m pytest -q -n $(WORKERS)
+
+lint: $(VENV)/.installed-test ## check style, types and the arrows between the packages
+	@$(BIN)/ruff check $(SOURCES)
+	@$(BIN)/ruff format --check $(SOURCES)
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+soak: $(VENV)/.installed-test ## run the long counts of the statistical and endurance tests
+	@$(BIN)/python -m pytest -q -n $(WORKERS) -m soak --timeout 3600
+
+bench: $(VENV)/.installed-bench ## measure every row of docs/results.md again (long)
+	@$(BIN)/python -m simulations.results --run
+
+results: $(VENV)/.installed ## print the rows of docs/results.md with the command of each
+	@$(BIN)/python -m simulations.results
+
+clean: ## remove the environment, caches and results
+	@rm -rf $(VENV) build dist outputs multirun .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@find $(SOURCES) -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The tested versions are 3.11 and 3.12: take the first that answers, whatever it is called.
+$(VENV)/bin/python:
+	@for python in $(or $(PYTHON),python3.11 python3.12 python3); do \
+	  if $$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' 2>/dev/null; then \
+	    echo "creating $(VENV) with $$python"; exec $$python -m venv $(VENV); \
+	  fi; \
+	done; \
+	echo "expected Python 3.11 or 3.12, found `$(or $(PYTHON),python3) --version 2>&1`: install it or say make PYTHON=PATH" >&2; \
+	exit 1
+
+$(VENV)/.installed: $(VENV)/bin/python pyproject.toml constraints.txt
+	@echo "installing faelles and the pinned set (once; PyTorch makes it a few minutes)"
+	@$(PIP) -e .
+	@touch $@
+
+$(VENV)/.installed-test: $(VENV)/.installed
+	@echo "installing what the tests need (once)"
+	@$(PIP) -e '.[test]'
+	@touch $@
+
+$(VENV)/.installed-bench: $(VENV)/.installed
+	@echo "installing what the measurements need (once)"
+	@$(PIP) -e '.[bench]'
+	@touch $@
