@@ -1,0 +1,135 @@
+"""Build the models that a card can ask for, and say which of their parameters are shared and which stay local.
+
+Hidden layers use tanh: bounded activations keep gradients small, so that clipping takes less away (Papernot et al.
+2021, Tempered Sigmoid Activations for Deep Learning with Differential Privacy).
+"""
+
+import itertools
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from faelles.card import UseCaseCard
+from faelles.errors import WireError
+from faelles.features import input_width
+
+MAX_MAGNITUDE = 1e6  # public bound on every number of a model that arrives; crafted weights end here
+Arrays = dict[str, NDArray[np.float32]]
+
+
+class Network(nn.Module):
+    """Compute class scores from encoded features; without hidden layers it is logistic regression."""
+
+    def __init__(self, inputs: int, hidden: tuple[int, ...], outputs: int) -> None:
+        super().__init__()
+        widths = (inputs, *hidden)
+        self.hidden = nn.ModuleList(nn.Linear(i, o) for i, o in itertools.pairwise(widths))
+        self.output = nn.Linear(widths[-1], outputs)
+
+    def forward(self, x_BRF: Tensor) -> Tensor:
+        """Return logits_BRK; K is 1 for a binary label."""
+        for layer in self.hidden:
+            x_BRF = torch.tanh(layer(x_BRF))
+        logits_BRK: Tensor = self.output(x_BRF)
+        return logits_BRK
+
+
+def build_model(card: UseCaseCard) -> Network:
+    """Build the card's model; its parameters are whatever memory held until they are loaded."""
+    outputs = 1 if card.label.kind == "binary" else len(card.label.values)
+    return Network(input_width(card), card.model.hidden, outputs)
+
+
+def parameter_shapes(card: UseCaseCard) -> dict[str, tuple[int, ...]]:
+    """Map every parameter name to its shape, in the card's order."""
+    with torch.device("meta"):
+        return {name: tuple(p.shape) for name, p in build_model(card).named_parameters()}
+
+
+def shared_shapes(card: UseCaseCard) -> dict[str, tuple[int, ...]]:
+    """Map the parameters that travel to their shapes."""
+    return {name: shape for name, shape in parameter_shapes(card).items() if name not in card.model.local}
+
+
+def initial_parameters(card: UseCaseCard, seed: int = 0) -> Arrays:
+    """Draw the public starting point.
+
+    Biases and a logistic model's weights start at zero, an mlp's weights as Glorot and Bengio (2010) draw them.
+
+    Args:
+        card: The use case.
+        seed: Public; the same seed gives the same start on every machine.
+
+    Returns:
+        Every parameter by name, float32.
+    """
+    rng = np.random.default_rng(seed)
+    start: Arrays = {}
+    for name, shape in parameter_shapes(card).items():
+        limit = (6 / sum(shape)) ** 0.5 if card.model.hidden and name.endswith("weight") else 0.0
+        start[name] = rng.uniform(-limit, limit, shape).astype(np.float32)
+    return start
+
+
+def check_arrays(shapes: Mapping[str, tuple[int, ...]], arrays: Mapping[str, NDArray[np.float32]]) -> None:
+    """Refuse arrays that are not a model of these shapes.
+
+    Guarantees: what passes has the expected names in order, shapes, float32, and finite values up to MAX_MAGNITUDE.
+
+    Raises:
+        WireError: Something differs; the text names what, never a value.
+    """
+    if list(arrays) != list(shapes):
+        raise WireError(f"arrays: expected {', '.join(shapes)} in this order, other names or another order came")
+    for name, shape in shapes.items():
+        array = arrays[name]
+        if array.shape != shape or array.dtype != np.float32:
+            raise WireError(f"array {name}: expected float32 {shape}, came {array.dtype} {array.shape}")
+        # A comparison with NaN is false, so this one test finds NaN, infinity and absurd magnitudes.
+        if not (np.abs(array) <= MAX_MAGNITUDE).all():
+            raise WireError(f"array {name}: expected finite numbers up to {MAX_MAGNITUDE:g}, others came")
+
+
+def load_parameters(model: Network, parameters: Mapping[str, NDArray[np.float32]]) -> None:
+    """Copy parameters into a model; every one must be there."""
+    model.load_state_dict({name: torch.from_numpy(np.array(value)) for name, value in parameters.items()})
+
+
+def dump_parameters(model: Network) -> Arrays:
+    """Copy a model's parameters out of it."""
+    return {name: p.detach().numpy().copy() for name, p in model.named_parameters()}
+
+
+def citizen_losses(logits_BRK: Tensor, y_BR: Tensor, weight_BR: Tensor) -> Tensor:
+    """Compute each citizen's loss: the mean over its used rows of the cross-entropy.
+
+    Args:
+        logits_BRK: Scores; K is 1 for a binary label.
+        y_BR: Class indices.
+        weight_BR: One over a citizen's number of rows, 0 for padding.
+
+    Returns:
+        loss_B
+    """
+    if logits_BRK.shape[-1] == 1:
+        loss_BR = nn.functional.binary_cross_entropy_with_logits(logits_BRK[..., 0], y_BR.float(), reduction="none")
+    else:
+        loss_BR = nn.functional.cross_entropy(logits_BRK.movedim(-1, 1), y_BR, reduction="none")
+    # where() and not a product: a padded row must not pass on an infinite loss.
+    return torch.where(weight_BR > 0, loss_BR * weight_BR, 0).sum(dim=1)
+
+
+def probabilities(model: Network, x_BRF: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Compute class probabilities p_BRK; a binary label has K = 2."""
+    with torch.no_grad():
+        logits_BRK = model(torch.from_numpy(x_BRF))
+    if logits_BRK.shape[-1] == 1:
+        positive_BR1 = torch.sigmoid(logits_BRK)
+        p_BRK = torch.cat([1 - positive_BR1, positive_BR1], dim=-1)
+    else:
+        p_BRK = torch.softmax(logits_BRK, dim=-1)
+    array_BRK: NDArray[np.float32] = p_BRK.numpy()
+    return array_BRK

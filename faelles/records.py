@@ -1,0 +1,251 @@
+"""Spell the wire contract: message types, record names and keys, codes, schema version; spelled nowhere else.
+
+A request asks a municipality for something; it is answered, or refused with a code. Every message carries two records:
+`arrays` (float32 arrays by name; may be empty) and `config` (public terms). A refusal is a Flower error whose code and
+text are constants of this file, so that they cannot depend on data.
+
+    kind          arrays out             config out beyond the common keys      answer
+    query.ready   -                      terms                                  municipality, declared-size
+    train         shared parameters      plan, the strategy's terms             arrays: the update
+    evaluate      shared parameters      -                                      arrays: histogram
+    query.final   shared parameters      -                                      -
+    query.close   -                      -                                      -
+"""
+
+import hashlib
+import io
+import json
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum, StrEnum
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, RecordDict
+
+from faelles.errors import WireError
+from faelles.models import Arrays
+
+SCHEMA_VERSION = 1
+ARRAYS = "arrays"
+CONFIG = "config"
+SCHEMA = "schema-version"
+FEDERATION = "federation"
+SERVER_ROUND = "server-round"  # Flower's own key
+CARD = "card-sha256"
+TERMS = "terms"
+PLAN = "plan"
+PROXIMAL_MU = "proximal-mu"  # Flower's own key
+MUNICIPALITY = "municipality"
+DECLARED_SIZE = "declared-size"
+COMMON = (SCHEMA, FEDERATION, SERVER_ROUND, CARD)
+Scalar = str | int | float
+
+
+class Kind(StrEnum):
+    """Name the message types."""
+
+    READY = "query.ready"
+    TRAIN = "train"
+    EVALUATE = "evaluate"
+    FINAL = "query.final"
+    CLOSE = "query.close"
+
+
+class Code(IntEnum):
+    """Name the reasons a municipality gives; functions of policy, approval, account and declared size only."""
+
+    CARD_NOT_APPROVED = 100
+    TERMS_REFUSED = 101
+    BUDGET_EXHAUSTED = 102
+    NOT_READY = 103
+    PLAN_DIFFERS = 104
+    REQUEST_CONFLICTS = 105
+    SUPERSEDED = 106
+    MALFORMED = 107
+    NO_DATA = 108
+    FAILED = 109
+
+    @property
+    def text(self) -> str:
+        """Say the reason in words that hold nothing but this constant."""
+        return self.name.lower().replace("_", "-")
+
+
+ALLOWED: Mapping[Kind, tuple[str, ...]] = {
+    Kind.READY: (TERMS,),
+    Kind.TRAIN: (PLAN, PROXIMAL_MU),
+    Kind.EVALUATE: (),
+    Kind.FINAL: (),
+    Kind.CLOSE: (),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """Hold one request of the coordinator."""
+
+    kind: Kind
+    federation: str
+    server_round: int
+    card_sha256: str
+    extra: Mapping[str, Scalar] = field(default_factory=dict)
+    arrays: Arrays = field(default_factory=dict)
+
+    @property
+    def sha256(self) -> str:
+        """Identify the request by its arrays and config: equal requests have equal digests."""
+        return hashlib.sha256(pack(_config(self), self.arrays)).hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """Hold a municipality's answer: it repeats what was asked and adds arrays or public constants."""
+
+    federation: str
+    server_round: int
+    card_sha256: str
+    extra: Mapping[str, Scalar] = field(default_factory=dict)
+    arrays: Arrays = field(default_factory=dict)
+
+    def pack(self) -> bytes:
+        """Render the answer as the bytes that the outbox keeps."""
+        return pack(_config(self), self.arrays)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> "Answer":
+        """Read back what `pack` made."""
+        config, arrays = unpack(data)
+        return _answer(config, arrays)
+
+
+def request_content(request: Request) -> RecordDict:
+    """Render a request as a Flower message's content."""
+    return _content(_config(request), request.arrays)
+
+
+def parse_request(message: Message) -> Request:
+    """Read a request, whoever sent it.
+
+    Raises:
+        WireError: It does not keep the contract; the text holds nothing of it.
+    """
+    try:
+        kind = Kind(message.metadata.message_type)
+    except ValueError:
+        raise WireError(f"message type: expected one of {', '.join(Kind)}, another came") from None
+    config, arrays = _read(message)
+    unknown = set(config) - {*COMMON, *ALLOWED[kind]}
+    if unknown:
+        raise WireError(f"{kind}: expected config keys {', '.join((*COMMON, *ALLOWED[kind]))}, others came")
+    return Request(
+        kind=kind,
+        federation=_text(config, FEDERATION),
+        server_round=_integer(config, SERVER_ROUND),
+        card_sha256=_text(config, CARD),
+        extra={key: config[key] for key in ALLOWED[kind] if key in config},
+        arrays=arrays,
+    )
+
+
+def answer_message(answer: Answer, request: Message) -> Message:
+    """Render an answer as the reply to a message."""
+    return Message(_content(_config(answer), answer.arrays), reply_to=request)
+
+
+def refusal_message(code: Code, request: Message) -> Message:
+    """Render a refusal as the reply to a message."""
+    return Message(Error(code=int(code), reason=code.text), reply_to=request)
+
+
+def parse_answer(message: Message) -> Answer:
+    """Read an answer, whoever sent it.
+
+    Raises:
+        WireError: It does not keep the contract.
+    """
+    config, arrays = _read(message)
+    unknown = set(config) - {*COMMON, MUNICIPALITY, DECLARED_SIZE}
+    if unknown:
+        raise WireError(f"answer: expected config keys {', '.join(COMMON)}, others came")
+    return _answer(config, arrays)
+
+
+def pack(config: Mapping[str, Scalar], arrays: Arrays) -> bytes:
+    """Render config and arrays as one npz archive; equal contents give equal bytes."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        text = json.dumps(dict(config), sort_keys=True, separators=(",", ":"))
+        archive.writestr(zipfile.ZipInfo(CONFIG + ".json"), text)
+        for number, (name, array) in enumerate(arrays.items()):
+            part = io.BytesIO()
+            np.save(part, array, allow_pickle=False)
+            archive.writestr(zipfile.ZipInfo(f"{number:04d}/{name}"), part.getvalue())
+    return buffer.getvalue()
+
+
+def unpack(data: bytes) -> tuple[dict[str, Scalar], Arrays]:
+    """Read back what `pack` made."""
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        config = json.loads(archive.read(CONFIG + ".json"))
+        names = [name for name in archive.namelist() if name != CONFIG + ".json"]
+        arrays = {name[5:]: np.load(io.BytesIO(archive.read(name)), allow_pickle=False) for name in names}
+    return config, arrays
+
+
+def _config(part: Request | Answer) -> dict[str, Scalar]:
+    return {
+        SCHEMA: SCHEMA_VERSION,
+        FEDERATION: part.federation,
+        SERVER_ROUND: part.server_round,
+        CARD: part.card_sha256,
+        **part.extra,
+    }
+
+
+def _content(config: Mapping[str, Scalar], arrays: Arrays) -> RecordDict:
+    record = ArrayRecord({name: Array(array) for name, array in arrays.items()})
+    return RecordDict({ARRAYS: record, CONFIG: ConfigRecord(dict(config))})
+
+
+def _answer(config: Mapping[str, Scalar], arrays: Arrays) -> Answer:
+    return Answer(
+        federation=_text(config, FEDERATION),
+        server_round=_integer(config, SERVER_ROUND),
+        card_sha256=_text(config, CARD),
+        extra={key: config[key] for key in (MUNICIPALITY, DECLARED_SIZE) if key in config},
+        arrays=arrays,
+    )
+
+
+def _read(message: Message) -> tuple[dict[str, Scalar], Arrays]:
+    if not message.has_content() or set(message.content) != {ARRAYS, CONFIG}:
+        raise WireError(f"message: expected the records {ARRAYS} and {CONFIG}, others came")
+    record, config = message.content[ARRAYS], message.content[CONFIG]
+    if not isinstance(record, ArrayRecord) or not isinstance(config, ConfigRecord):
+        raise WireError(f"message: expected {ARRAYS} to be an array record and {CONFIG} a config record")
+    if _integer(config, SCHEMA) != SCHEMA_VERSION:
+        raise WireError(f"{SCHEMA}: expected {SCHEMA_VERSION}, another came; upgrade the older side")
+    values = {key: value for key, value in config.items() if isinstance(value, Scalar) and not isinstance(value, bool)}
+    if len(values) != len(config):
+        raise WireError(f"{CONFIG}: expected text and numbers, something else came")
+    try:
+        arrays = {name: np.asarray(array.numpy()) for name, array in record.items()}
+    except Exception:
+        # Whatever numpy makes of foreign bytes, the sender learns only that they were not an array.
+        raise WireError(f"{ARRAYS}: expected numpy arrays, something that cannot be read came") from None
+    return values, arrays
+
+
+def _text(config: Mapping[str, object], key: str) -> str:
+    value = config.get(key)
+    if not isinstance(value, str) or len(value) > 100_000:
+        raise WireError(f"{key}: expected text, none came")
+    return value
+
+
+def _integer(config: Mapping[str, object], key: str) -> int:
+    value = config.get(key)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise WireError(f"{key}: expected a whole number from 0, none came")
+    return value

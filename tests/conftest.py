@@ -1,0 +1,46 @@
+"""What every test shares: quiet libraries, one thread, logging as it was found, and the way to the real data."""
+
+import logging
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+# Set before Flower and torch are imported: both read the environment once.
+os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+import pytest
+from hypothesis import settings
+
+ROOT = Path(__file__).parents[1]
+SHARED_DATA = Path(os.environ.get("FAELLES_DATA", ROOT.parent / "shared" / "data"))
+
+# No deadline: a busy machine is no failure. pytest-timeout stops what hangs.
+settings.register_profile("faelles", deadline=None, database=None)
+settings.load_profile("faelles")
+
+
+@pytest.fixture
+def real_data() -> Callable[[str], Path]:
+    """Give the path of a real data set by its name, or skip where the data are absent."""
+
+    def find(name: str) -> Path:
+        path = SHARED_DATA / name / f"{name}.parquet"
+        if not path.exists():
+            pytest.skip(f"needs the real data set {name}: not beside this checkout, nor in FAELLES_DATA")
+        return path
+
+    return find
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_it_was() -> Iterator[None]:
+    """Undo what a test, or a library that it imports, does to the loggers."""
+    names = ("", "flwr", "opacus", "faelles")
+    before = {name: (logging.getLogger(name).level, list(logging.getLogger(name).handlers)) for name in names}
+    yield
+    for name, (level, handlers) in before.items():
+        logging.getLogger(name).setLevel(level)
+        logging.getLogger(name).handlers[:] = handlers
