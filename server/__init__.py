@@ -1,0 +1,1 @@
+"""KOMBIT's coordinator: it asks, checks what comes back, aggregates, and keeps the record."""

@@ -1,0 +1,55 @@
+"""Describe a federation to run: everything its rounds need, as one JSON text in the run's config."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from faelles.card import UseCaseCard, describe_mistakes
+from faelles.errors import ConfigError
+from faelles.terms import RunTerms
+
+RUN_CONFIG_KEY = "faelles"  # Flower's run config holds scalars only, so the whole configuration is one text
+
+
+class StrategyChoice(BaseModel):
+    """Choose a strategy and its terms."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    terms: dict[str, float] = {}
+
+
+class FederationConfig(BaseModel):
+    """Hold one federation.
+
+    `quorum` is the share of the expected municipalities without which a round does not count; `deadline_s` the seconds
+    that a round waits for replies; `weighting` the public weight of a municipality's update.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+
+    federation: UUID
+    card: UseCaseCard
+    terms: RunTerms
+    strategy: StrategyChoice
+    weighting: Literal["equal", "declared"] = "equal"
+    quorum: Annotated[float, Field(gt=0, le=1)] = 0.8
+    deadline_s: Annotated[float, Field(gt=0)] = 600.0
+    seed: Annotated[int, Field(ge=0)] = 0
+    folder: Path
+    resume: bool = False
+
+    @classmethod
+    def parse(cls, text: object) -> "FederationConfig":
+        """Read a configuration that a command line has composed.
+
+        Raises:
+            ConfigError: A field is missing or wrong.
+        """
+        try:
+            return cls.model_validate_json(text if isinstance(text, str) else "")
+        except ValidationError as error:
+            raise ConfigError(f"federation config: {describe_mistakes(error)}") from None

@@ -1,0 +1,148 @@
+"""Say who really took part in a run, in one honest sentence and in a table of who did not and why."""
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from faelles.card import Bilingual
+from server.formats import ranges
+from server.result import RunRecord
+
+HEADS = {
+    "completed": Bilingual(da="Gennemført", en="Completed"),
+    "incomplete": Bilingual(da="Ikke gennemført", en="Incomplete"),
+    "running": Bilingual(da="Ikke afsluttet", en="Not finished"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Noun:
+    """Name those who take part."""
+
+    en: tuple[str, str]  # one, many
+    da: tuple[str, str]
+
+
+MUNICIPALITY = Noun(en=("municipality", "municipalities"), da=("kommune", "kommuner"))
+SITE = Noun(en=("site", "sites"), da=("deltager", "deltagere"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Absence:
+    """Hold those who, for one reason, did not contribute at the same times."""
+
+    when: str
+    what: str
+    reason: str
+    names: tuple[str, ...]
+
+
+def status(run: RunRecord, noun: Noun) -> Bilingual:
+    """Say in one sentence, in each language, how the run went and who took part."""
+    out, taking = len(run.sits_out), len(run.expected) - len(run.sits_out)
+    heads = HEADS[run.status]
+    expected = _many(len(run.expected), noun.en)
+    english = f"of {expected} expected, {taking} {_be(taking)} part and {out} {_sit(out)} out"
+    danish = f"af {_many(len(run.expected), noun.da, 'ventet ', 'ventede ')} deltager {taking}, og {out} står udenfor"
+    if not out:
+        english, danish = (
+            f"{expected} expected, none sits out",
+            f"{_many(len(run.expected), noun.da)} ventet, ingen står udenfor",
+        )
+    return Bilingual(
+        en=f"{heads.en}: {english}; {_contributed_en(run, taking)}{_lost(run, _LOST_EN)}.",
+        da=f"{heads.da}: {danish}; {_contributed_da(run, taking)}{_lost(run, _LOST_DA)}.",
+    )
+
+
+def absences(run: RunRecord, name_of: Callable[[str], str]) -> list[Absence]:
+    """List who did not contribute, and why: first those outside the whole run."""
+    table = [("whole run", "sits out", reason, key) for key, reason in run.sits_out.items()]
+    rounds: dict[tuple[str, str, str], list[int]] = defaultdict(list)
+    for one in run.rounds:
+        for what, reason, key in _missing(one.refused, one.rejected, one.silent):
+            rounds[what, reason, key].append(one.number)
+    for (what, reason, key), numbers in rounds.items():
+        table.append((("round " if len(numbers) == 1 else "rounds ") + ranges(numbers), what, reason, key))
+    if run.evaluation is not None:
+        lost = _missing(run.evaluation.refused, run.evaluation.rejected, run.evaluation.silent)
+        table += [("evaluation", what, reason, key) for what, reason, key in lost]
+    groups: dict[tuple[str, str, str], list[str]] = defaultdict(list)
+    for when, what, reason, key in table:
+        groups[when, what, reason].append(name_of(key))
+    return [
+        Absence(when=when, what=what, reason=reason, names=tuple(sorted(names)))
+        for (when, what, reason), names in groups.items()
+    ]
+
+
+def _missing(refused: Mapping[str, str], rejected: Mapping[str, str], silent: list[str]) -> list[tuple[str, str, str]]:
+    """List what was wrong, why, and with whom."""
+    found = [("refused", reason, key) for key, reason in refused.items()]
+    found += [("reply rejected", reason, key) for key, reason in rejected.items()]
+    return found + [("silent", "no reply before the deadline", key) for key in silent]
+
+
+def _contributed_en(run: RunRecord, taking: int) -> str:
+    if not run.rounds:
+        return "no round is recorded"
+    low, high = _extremes(run)
+    who = (
+        _all(taking, "it", "all") if low == high == taking else f"{low}" if low == high else f"between {low} and {high}"
+    )
+    each = "the only round" if len(run.rounds) == 1 else f"each of the {len(run.rounds)} rounds"
+    return f"{who} contributed to {each} (quorum {_quorum(run)})"
+
+
+def _contributed_da(run: RunRecord, taking: int) -> str:
+    if not run.rounds:
+        return "ingen runde er registreret"
+    low, high = _extremes(run)
+    who = (
+        _all(taking, "den", "alle") if low == high == taking else f"{low}" if low == high else f"mellem {low} og {high}"
+    )
+    each = "den eneste runde" if len(run.rounds) == 1 else f"hver af de {len(run.rounds)} runder"
+    return f"{who} bidrog til {each} (quorum {_quorum(run)})"
+
+
+def _extremes(run: RunRecord) -> tuple[int, int]:
+    counts = [len(one.contributing) for one in run.rounds]
+    return min(counts), max(counts)
+
+
+def _quorum(run: RunRecord) -> int:
+    """Count how many a round needs."""
+    return math.ceil(run.quorum * len(run.expected) - 1e-9)
+
+
+_LOST_EN = (("refused", "answer refused", "answers refused"), ("rejected", "reply rejected", "replies rejected"),
+            ("silent", "reply never came", "replies never came"))  # fmt: skip
+_LOST_DA = (("refused", "afvisning", "afvisninger"), ("rejected", "kasseret svar", "kasserede svar"),
+            ("silent", "udeblevet svar", "udeblevne svar"))  # fmt: skip
+
+
+def _lost(run: RunRecord, words: tuple[tuple[str, str, str], ...]) -> str:
+    """Count the replies that do not count, over all rounds."""
+    found = []
+    for kind, one, many in words:
+        count = sum(len(getattr(record, kind)) for record in run.rounds)
+        if count:
+            found.append(f"{count} {one if count == 1 else many}")
+    return "; " + ", ".join(found) if found else ""
+
+
+def _many(count: int, words: tuple[str, str], before_one: str = "", before_many: str = "") -> str:
+    return f"{count} {before_one}{words[0]}" if count == 1 else f"{count} {before_many}{words[1]}"
+
+
+def _all(count: int, one: str, many: str) -> str:
+    return one if count == 1 else f"{many} {count}"
+
+
+def _be(count: int) -> str:
+    return "takes" if count == 1 else "take"
+
+
+def _sit(count: int) -> str:
+    return "sits" if count == 1 else "sit"
