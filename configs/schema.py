@@ -61,7 +61,7 @@ class SimulationConfig:
     evaluate: bool = True
     seed: int = 1
     compare: bool = False
-    weighting: str = "equal"
+    weighting: str = "declared"
     quorum: float = 0.8
     deadline_s: float = 600.0
     workers: int | None = None

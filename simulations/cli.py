@@ -1,0 +1,93 @@
+"""faelles-sim: simulate a federation of all municipalities on this machine."""
+
+import logging
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+import hydra
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
+
+from catalogue import shelf
+from configs.schema import SimulationConfig, register
+from faelles.errors import FaellesError
+from server.result import Status
+from simulations.run import run_study
+
+INCOMPLETE = 3  # the exit status of a run that fell below its quorum
+console = Console()
+
+
+def main() -> None:
+    """Run the command; whatever the user can mend ends in one line and status 2, an incomplete run in status 3."""
+    if "usecase=list" in sys.argv[1:]:
+        _list_usecases()
+        return
+    # Hydra prints its own errors with several lines and a hint about tracebacks; raised, they become one line here.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    logging.getLogger("flwr").setLevel(logging.WARNING)
+    torch.set_num_threads(1)
+    register()
+    statuses: list[Status] = []
+
+    @hydra.main(version_base="1.3", config_path="pkg://configs", config_name="simulation")
+    def simulate(config: DictConfig) -> None:
+        statuses.append(_simulate(config))
+
+    try:
+        simulate()
+    except (HydraException, OmegaConfBaseException) as error:
+        _stop(_one_line(error))
+    except KeyboardInterrupt:
+        _stop("interrupted; the same command with resume=true and the same hydra.run.dir goes on", 130)
+    if "incomplete" in statuses:
+        sys.exit(INCOMPLETE)
+
+
+def _simulate(config: DictConfig) -> Status:
+    """Run one study; Hydra calls this once, or once for each job of a multirun."""
+    run = HydraConfig.get()
+    command = shlex.join(["faelles-sim", *run.overrides.task])
+    resolved = OmegaConf.to_object(config)
+    assert isinstance(resolved, SimulationConfig)
+    logging.getLogger("flwr").setLevel(logging.WARNING)
+    try:
+        return run_study(resolved, Path(run.runtime.output_dir), command, console).run.status
+    except FaellesError as error:
+        # Caught here, for Hydra would print a line of its own about a job that raises.
+        _stop(str(error))
+
+
+def _list_usecases() -> None:
+    for name in shelf.names():
+        card = shelf.find(name).card
+        console.print(f"{name:24}{card.title.en}", highlight=False, soft_wrap=True)
+
+
+def _one_line(error: Exception) -> str:
+    """Keep what Hydra says was wrong, and drop its advice for programmers."""
+    root: BaseException = error
+    while root.__cause__ is not None:
+        root = root.__cause__
+    text = str(error).split("Config search path")[0]
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if isinstance(error, MissingConfigException):
+        return f"{lines[0]}; {lines[1].lower()} {', '.join(lines[2:])}" if len(lines) > 2 else lines[0]
+    detail = [line for line in str(root).splitlines()[:1] if line.strip() and line.strip() not in lines]
+    return "; ".join([*lines[:1], *detail]) + "; see faelles-sim --help"
+
+
+def _stop(text: str, status: int = 2) -> NoReturn:
+    Console(stderr=True).print(f"error: {text}", highlight=False, soft_wrap=True, markup=False)
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()

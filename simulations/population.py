@@ -1,0 +1,121 @@
+"""Make the simulated municipalities: from a synthetic twin, a use case's adapter, or a file with a site column."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.parquet
+from catalogue.shelf import UseCase
+from numpy.typing import NDArray
+
+from client.dataset import check_contract
+from faelles.card import UseCaseCard
+from faelles.errors import ConfigError, DataError
+from faelles.features import encode_label
+from faelles.municipalities import MUNICIPALITIES
+from faelles.privacy.plan import declared_band
+
+NAMES = {str(one.code): one.name for one in MUNICIPALITIES}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Site:
+    """Hold one simulated municipality and its rows."""
+
+    label: str
+    name: str
+    table: pa.Table
+    citizens: int  # that have a usable row
+    declared_size: int  # of the training part; 0 where there is nobody to learn from
+
+
+@dataclass(frozen=True, kw_only=True)
+class ColumnPartition:
+    """Hold out the rows that a published protocol marks, instead of choosing citizens by the municipality's key."""
+
+    column: str
+    value: str
+
+    def held_out(self, table: pa.Table, unit_N: NDArray[np.str_], share: float) -> NDArray[np.bool_]:
+        """Return which rows carry the mark."""
+        return np.asarray(pc.equal(table.column(self.column), self.value).to_numpy(), dtype=bool)
+
+
+def load_sites(usecase: UseCase, card: UseCaseCard, path: Path | None, site_column: str, seed: int) -> list[Site]:
+    """Load every site of a simulation and check the whole against the contract.
+
+    Args:
+        usecase: Where the rows come from: its adapter or twin, or the file itself.
+        card: The contract they must fit.
+        path: A Parquet or CSV file; None takes the twin.
+        site_column: The column that names the municipality of a row.
+        seed: For twins and adapters that draw.
+
+    Raises:
+        ConfigError: There is neither a file nor a twin.
+        DataError: The file or its rows do not fit.
+    """
+    if path is None:
+        if usecase.twin is None:
+            raise ConfigError(
+                f"usecase {card.id}: expected data.path=FILE, for it has no synthetic twin; name the file"
+            )
+        tables = usecase.twin(seed)
+    else:
+        table = read_table(path)
+        tables = usecase.adapter(table, seed) if usecase.adapter else dict(_split(table, site_column))
+    whole = pa.concat_tables(tables.values(), promote_options="permissive")
+    check_contract(card, whole)
+    _check_worth_learning(card, whole)
+    return [_site(card, label, tables[label]) for label in sorted(tables)]
+
+
+def read_table(path: Path) -> pa.Table:
+    """Read a Parquet or CSV file.
+
+    Raises:
+        DataError: There is no such file or it cannot be read as what its name says.
+    """
+    if not path.is_file():
+        raise DataError(f"data.path={path}: expected a Parquet or CSV file, found none there; correct the path")
+    try:
+        return pyarrow.csv.read_csv(path) if path.suffix == ".csv" else pyarrow.parquet.read_table(path)
+    except (pa.ArrowInvalid, OSError):
+        kind = "CSV with a header line" if path.suffix == ".csv" else "Parquet"
+        raise DataError(f"data.path={path}: expected {kind}, it cannot be read as that; convert it") from None
+
+
+def _split(table: pa.Table, column: str) -> Iterator[tuple[str, pa.Table]]:
+    if column not in table.column_names:
+        have = ", ".join(table.column_names)
+        raise DataError(f"data.site={column}: expected a column that names the municipality; have {have}")
+    labels = table.column(column).cast(pa.string())
+    if labels.null_count == len(labels):
+        raise DataError(f"data.site={column}: expected the municipality of each row, every row is missing; fill it")
+    for label in pc.unique(labels.drop_null()).to_pylist():
+        yield label, table.filter(pc.equal(labels, label)).drop_columns([column])
+
+
+def _check_worth_learning(card: UseCaseCard, whole: pa.Table) -> None:
+    """Refuse data from which nothing can be learned."""
+    classes = np.unique(encode_label(card.label, whole))
+    if (classes >= 0).sum() < 2:
+        raise DataError(f"column {card.label.column}: expected two classes or more, all labels are equal or missing")
+    for feature in card.features:
+        column = whole.column(feature.name)
+        if pc.all(pc.is_null(column, nan_is_null=True)).as_py():
+            raise DataError(
+                f"column {feature.name}: expected values, every row is missing; fill it or drop the feature"
+            )
+
+
+def _site(card: UseCaseCard, label: str, table: pa.Table) -> Site:
+    usable = table.filter(pa.array(encode_label(card.label, table) >= 0))
+    citizens = usable.num_rows if card.unit is None else pc.count_distinct(usable.column(card.unit)).as_py()
+    training = round(citizens * (1 - card.evaluation.held_out))
+    size = declared_band(training) if training else 0
+    return Site(label=label, name=NAMES.get(label, label), table=table, citizens=citizens, declared_size=size)

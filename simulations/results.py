@@ -1,0 +1,117 @@
+"""Measure and print the rows of docs/results.md: `python -m simulations.results [--run] [--data DIR]`.
+
+Each row is a study over five seeds that `faelles-sim` runs in full; its command stands in the row. Without `--run` only
+what earlier runs left under outputs/results is printed. A study that is there is not run again.
+"""
+
+import argparse
+import shlex
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from server.result import Arm, Result, read_result
+
+SEEDS = (1, 2, 3, 4, 5)
+HEADINGS = ("study", "arm", "epsilon", "AUC", "log loss", "mean accuracy of sites", "seconds")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """Hold one study: its name, its overrides, and the file under the data folder."""
+
+    name: str
+    overrides: tuple[str, ...]
+    data: str
+
+    def folder(self, root: Path, seed: int) -> Path:
+        """Say where a seed's result goes."""
+        return root / self.name / str(seed)
+
+    def arguments(self, data: Path) -> list[str]:
+        """List the arguments of `faelles-sim`, the seed left out."""
+        return [*self.overrides, f"data.path={data / self.data}"]
+
+
+MORTALITY, INCOME = "dk_mortality/dk_mortality.parquet", "acs_income/acs_income.parquet"
+EXAMS, HEART = "chem97/chem97.parquet", "heart_disease/heart_disease.parquet"
+ROWS = (
+    Row(name="mortality-65", overrides=("usecase=mortality-65", "compare=true"), data=MORTALITY),
+    Row(name="income", overrides=("usecase=income", "compare=true"), data=INCOME),
+    Row(name="income-without-privacy", overrides=("usecase=income", "privacy.epsilon=inf"), data=INCOME),
+    Row(name="exam-grades", overrides=("usecase=exam-grades", "compare=true"), data=EXAMS),
+    Row(name="heart-disease", overrides=("usecase=heart-disease", "compare=true"), data=HEART),
+    Row(name="heart-published", overrides=("usecase=heart-disease-flamby", "privacy.epsilon=inf"), data=HEART),
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run what is missing where asked to, and print one table."""
+    parser = argparse.ArgumentParser(prog="python -m simulations.results", description=__doc__)
+    parser.add_argument("--run", action="store_true", help="run the studies that have no result yet")
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder of the real data")
+    parser.add_argument("--folder", type=Path, default=Path("outputs/results"), help="where results are kept")
+    chosen = parser.parse_args(arguments)
+    print(f"| {' | '.join(HEADINGS)} |\n|{' --- |' * len(HEADINGS)}")
+    for row in ROWS:
+        if chosen.run:
+            for seed in SEEDS:
+                _run(row, seed, chosen.folder, chosen.data)
+        results = [path for seed in SEEDS if (path := row.folder(chosen.folder, seed) / "result.json").is_file()]
+        for line in table_lines(row, [read_result(path) for path in results]):
+            print(line)
+    print("\nEach study, over the seeds 1 to 5:\n")
+    for row in ROWS:
+        print(f"- {row.name}: `faelles-sim --multirun {shlex.join(row.arguments(chosen.data))} seed=1,2,3,4,5`")
+
+
+def table_lines(row: Row, results: Sequence[Result]) -> list[str]:
+    """Write a line for each arm: means and standard deviations over the seeds; a study without results has none."""
+    if not results:
+        return []
+    arms = [arm for arm in results[0].arms if all(arm in result.arms for result in results)]
+    epsilon = "none" if results[0].privacy.epsilon is None else f"{results[0].privacy.epsilon:.3g}"
+    lines = []
+    for arm in arms:
+        measured = [result.arms[arm] for result in results]
+        spent = epsilon if arm in ("federated", "personalised") else "none"
+        cells = [
+            spread([one.auc.pooled for one in measured]),
+            spread([one.log_loss.pooled for one in measured]),
+            spread([site_mean(one) for one in measured]),
+            f"{statistics.mean(result.timing.total_s for result in results):.0f}" if arm == arms[0] else "",
+        ]
+        lines.append(f"| {row.name} ({len(results)} seeds) | {arm} | {spent} | {' | '.join(cells)} |")
+    return lines
+
+
+def site_mean(arm: Arm) -> float | None:
+    """Average the accuracy over sites, each counting once."""
+    accuracies = [one for one in arm.accuracy.by_site.values() if one is not None]
+    return statistics.mean(accuracies) if accuracies else None
+
+
+def spread(values: Sequence[float | None]) -> str:
+    """Write mean and sample standard deviation."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return "undefined"
+    deviation = statistics.stdev(known) if len(known) > 1 else 0.0
+    return f"{statistics.mean(known):.4f} ± {deviation:.4f}"
+
+
+def _run(row: Row, seed: int, folder: Path, data: Path) -> None:
+    place = row.folder(folder, seed)
+    if (place / "result.json").is_file():
+        return
+    command = [*row.arguments(data), f"seed={seed}", f"hydra.run.dir={place}"]
+    print(f"running faelles-sim {shlex.join(command)}", file=sys.stderr)
+    # Studies run one after the other; each uses every core.
+    subprocess.run([sys.executable, "-m", "simulations.cli", *command], check=True, stdout=subprocess.DEVNULL)  # noqa: S603  # our own rows
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,164 @@
+"""Be some of the municipalities: answer their messages with the production ClientApp, in one process of a simulation.
+
+Beside Flower messages a worker answers two questions that only a simulation can ask, since it holds all the data: how
+good a model is exactly, and how good each municipality's own model is.
+"""
+
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from queue import SimpleQueue
+
+import numpy as np
+import torch
+from flwr.app import Context, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.common.serde import message_from_proto, message_to_proto
+from flwr.proto.message_pb2 import Message as MessageProto
+from numpy.typing import NDArray
+
+from client.app import app_of
+from client.dataset import Dataset, Partition
+from client.node import Node
+from client.policy import Approval, Policy
+from client.source import TableSource
+from client.store import Store
+from faelles.card import UseCaseCard
+from faelles.models import Arrays, Network, build_model, load_parameters, probabilities
+from simulations.fit import fit_alone
+from simulations.mechanisms import SeededMechanisms, seeded_bytes
+from simulations.population import Site
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """Hold exact scores of held-out rows; they exist in simulations only."""
+
+    p_NK: NDArray[np.float32]
+    y_N: NDArray[np.int64]
+    weight_N: NDArray[np.float32]
+    citizens: tuple[int, int]  # of the training and of the held-out part
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """Ask a simulated municipality what a live one would never answer."""
+
+    kind: str  # "score" the federation's model, "alone" trains its own
+    federation: str = ""
+    before_round: int = 0
+    shared: Arrays = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Municipality:
+    """Hold one municipality of a simulation."""
+
+    card: UseCaseCard
+    node: Node
+    app: ClientApp
+    context: Context
+
+    def answer(self, data: bytes) -> bytes:
+        """Answer a Flower message, both as protobuf bytes: nothing else passes between server and client."""
+        message = message_from_proto(MessageProto.FromString(data))
+        reply = self.app(message, self.context)
+        data_out: bytes = message_to_proto(reply).SerializeToString()
+        return data_out
+
+    def ask(self, question: Question) -> Scores:
+        """Answer a simulation's question."""
+        dataset = self.node.dataset(self.card)
+        model = build_model(self.card)
+        if question.kind == "alone":
+            fit_alone(self.card, model, dataset.training)
+        else:
+            before = question.before_round
+            load_parameters(model, self.node.parameters(self.card, question.federation, before, question.shared))
+        return score(model, dataset)
+
+
+def score(model: Network, dataset: Dataset) -> Scores:
+    """Score every row of the held-out citizens."""
+    held_out = dataset.held_out
+    used_BR = held_out.mask_BR
+    return Scores(
+        p_NK=probabilities(model, held_out.x_BRF)[used_BR],
+        y_N=held_out.y_BR[used_BR],
+        weight_N=held_out.weight_BR[used_BR],
+        citizens=(len(dataset.training), len(held_out)),
+    )
+
+
+def site_key(seed: int, label: str) -> bytes:
+    """Derive the key with which a simulated municipality chooses held-out citizens."""
+    return seeded_bytes("key", seed, label)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Crew:
+    """Hold what one worker process needs to be its municipalities."""
+
+    card: UseCaseCard
+    sites: dict[int, Site]  # node id -> site
+    folder: Path
+    seed: int
+    epsilon_cap: float
+    partition: Partition | None
+
+    def build(self) -> dict[int, Municipality]:
+        """Build every municipality."""
+        return {node_id: self._municipality(node_id, site) for node_id, site in self.sites.items()}
+
+    def _municipality(self, node_id: int, site: Site) -> Municipality:
+        approval = Approval(card=self.card, population="simulated", declared_size=site.declared_size)
+        policy = Policy(
+            municipality=site.label,
+            epsilon_cap=self.epsilon_cap,
+            delta=self.card.privacy.delta,
+            approvals={self.card.sha256: approval},
+        )
+        node = Node(
+            mechanisms=SeededMechanisms(seed=self.seed, municipality=site.label),
+            store=Store(self.folder / f"{node_id:05d}.sqlite", durable=False, key=site_key(self.seed, site.label)),
+            source=TableSource(table=site.table),
+            policy=policy,
+            partition=self.partition,
+        )
+        context = Context(run_id=1, node_id=node_id, node_config={}, state=RecordDict(), run_config={})
+        return Municipality(card=self.card, node=node, app=app_of(node), context=context)
+
+
+def serve(connection: Connection, crew: Crew) -> None:
+    """Answer lists of (number, node id, bytes or Question), one reply each, until the process is ended."""
+    torch.set_num_threads(1)
+    municipalities = crew.build()
+    handlers: dict[type, Callable[[Municipality, object], object]] = {
+        bytes: lambda one, data: one.answer(data),  # type: ignore[arg-type]
+        Question: lambda one, question: one.ask(question),  # type: ignore[arg-type]
+    }
+    inbox: SimpleQueue[list[tuple[int, int, object]]] = SimpleQueue()
+    threading.Thread(target=_take_in, args=(connection, inbox), daemon=True).start()
+    with suppress(KeyboardInterrupt):
+        while True:
+            for number, node_id, item in inbox.get():
+                connection.send((number, handlers[type(item)](municipalities[node_id], item)))
+
+
+def _take_in(connection: Connection, inbox: SimpleQueue[list[tuple[int, int, object]]]) -> None:
+    """Take in what comes while answers are made, and end the process with its parent.
+
+    A worker that only read between batches would wait for the parent to read, and the parent for it, once answers of a
+    round whose deadline has passed fill the pipe.
+    """
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    # A killed parent does not close the pipe, for a forked worker holds its other end too.
+    while connection in wait([connection, parent.sentinel]):
+        inbox.put(connection.recv())
+    os._exit(1)
