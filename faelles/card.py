@@ -7,6 +7,7 @@ preprocessing costs no privacy.
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -25,7 +26,7 @@ Count = Annotated[int, Field(ge=1, le=1_000_000, strict=True)]
 
 
 def _as_text(value: object) -> object:
-    """Read a YAML scalar as text, so that the categories 1, true and a are all names."""
+    """Read a number in YAML as text, so that the categories 1 and a are both names; true needs quotes, as no does."""
     return str(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else value
 
 
@@ -57,6 +58,8 @@ class NumberFeature(_Part):
     def _range(self) -> Self:
         if not self.min < self.max:
             raise ValueError(f"min {self.min:g} is not below max {self.max:g}; write the public range of the column")
+        if not math.isfinite(self.max - self.min):
+            raise ValueError("the range from min to max is wider than a number can be; write the public range")
         return self
 
 
@@ -139,7 +142,7 @@ class PrivacyRequest(_Part):
 
     epsilon: Positive
     delta: Annotated[float, Field(gt=0, lt=0.01)]
-    clipping_norm: Positive
+    clipping_norm: Annotated[float, Field(ge=1e-6, le=1e6)]  # where float32 gradients can hold it
     noise: Literal["local"] = "local"
 
 
@@ -249,7 +252,8 @@ def load_card(path: Path) -> UseCaseCard:
         fields = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError:
         raise CardError(f"{path}: expected a card.yaml that can be read; write one as docs/cards.md shows") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, AttributeError, RecursionError) as error:
+        # Beside its own errors PyYAML lets through what Python says of a date, a number or a nesting that cannot be.
         line = getattr(getattr(error, "problem_mark", None), "line", None)
         where = "" if line is None else f" at line {line + 1}"
         raise CardError(f"{path}: expected YAML in UTF-8, it breaks off{where}; check indentation and quotes") from None
@@ -262,7 +266,11 @@ def describe_mistakes(error: ValidationError) -> str:
 
 
 def _describe(detail: Any) -> str:
-    path = ".".join(str(part) for part in detail["loc"] if part not in ("number", "category")) or "card"
+    place = list(detail["loc"])
+    if place[:1] == ["features"] and len(place) > 2:
+        del place[2]  # pydantic's tag for the kind of feature; it stands in no card
+    path = ".".join(str(part) for part in place) or "card"
+    path = path if path.isprintable() else repr(path)
     message = detail["msg"].removeprefix("Value error, ")
     kind = detail["type"]
     if kind == "missing":
@@ -270,5 +278,5 @@ def _describe(detail: Any) -> str:
     if kind == "extra_forbidden":
         return f"{path}: is not a field of a card; remove it or correct its name"
     came = detail["input"]
-    shown = f" (came: {came!r})" if isinstance(came, (str, int, float, bool, type(None))) else ""
+    shown = f" (came: {came!r:.60})" if isinstance(came, (str, int, float, bool, type(None))) else ""
     return f"{path}: {message[0].lower()}{message[1:]}{shown}"

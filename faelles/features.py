@@ -79,10 +79,13 @@ def column_of(table: pa.Table, name: str) -> pa.Array:
     """Take one column as a single array.
 
     Raises:
-        DataError: The table has no such column.
+        DataError: The table has no such column, or several.
     """
-    if name not in table.column_names:
+    found = table.column_names.count(name)
+    if not found:
         raise DataError(f"column {name}: expected by the contract, not found; have {', '.join(table.column_names)}")
+    if found > 1:
+        raise DataError(f"column {name}: expected once, found {found} times; rename or drop the others")
     column = table.column(name).combine_chunks()
     return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
 
@@ -98,27 +101,40 @@ def numbers(column: pa.Array, name: str) -> NDArray[np.float64]:
             or pa.types.is_decimal(kind) or pa.types.is_null(kind)):  # fmt: skip
         raise DataError(f"column {name}: expected numbers, its type is {kind}; convert it or declare it a category")
     values = column.cast(pa.int8()) if pa.types.is_boolean(kind) else column
-    return np.asarray(values.cast(pa.float64()).to_numpy(zero_copy_only=False), dtype=np.float64)
+    # Not the safe cast: whether a value fits float64 exactly depends on data, and so must not raise.
+    return np.asarray(values.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False), dtype=np.float64)
 
 
 def category_index(column: pa.Array, values: tuple[str, ...], name: str) -> NDArray[np.int64]:
     """Read a column as positions in the declared values, -1 where missing or not declared.
 
+    Truth values are 0 and 1, or true and false where the contract says so.
+
     Raises:
         DataError: The column cannot be compared as text.
     """
-    kind = column.type
-    if pa.types.is_boolean(kind):
-        column = column.cast(pa.int8())
-    elif pa.types.is_floating(kind):
-        # 1.0 in a column that had a gap is the declared category "1".
-        whole = pc.equal(column, pc.round(column))
-        column = pc.if_else(pc.fill_null(pc.and_(whole, pc.is_finite(column)), False), column, None).cast(pa.int64())
-    elif not (pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)
-              or pa.types.is_null(kind)):  # fmt: skip
-        raise DataError(f"column {name}: expected categories (text or whole numbers), its type is {kind}; convert it")
-    found = pc.index_in(column.cast(pa.string()), value_set=pa.array(values, pa.string()))
+    if pa.types.is_boolean(column.type):
+        column = column.cast(pa.string() if {"true", "false"} & set(values) else pa.int8())
+    found = pc.index_in(as_text(column, name), value_set=pa.array(values, pa.string()))
     return np.asarray(pc.fill_null(found, -1).to_numpy(zero_copy_only=False), dtype=np.int64)
+
+
+def as_text(column: pa.Array, name: str) -> pa.Array:
+    """Read a column as text, null where missing; a whole number reads the same whatever type holds it.
+
+    Raises:
+        DataError: The column holds neither text nor numbers.
+    """
+    kind = column.type
+    if pa.types.is_floating(kind):
+        # 1.0 in a column that had a gap is 1; NaN, fractions and what float64 cannot count exactly are missing.
+        column = column.cast(pa.float64())
+        whole = pc.and_(pc.equal(column, pc.round(column)), pc.less(pc.abs(column), 2.0**53))
+        column = pc.if_else(pc.fill_null(whole, False), column, None).cast(pa.int64())
+    elif not (pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)
+              or pa.types.is_null(kind) or (pa.types.is_decimal(kind) and kind.scale == 0)):  # fmt: skip
+        raise DataError(f"column {name}: expected text or whole numbers, its type is {kind}; convert it")
+    return column.cast(pa.string())
 
 
 def _encode_feature(feature: NumberFeature | CategoryFeature, column: pa.Array, out_NW: NDArray[np.float32]) -> None:
@@ -127,7 +143,9 @@ def _encode_feature(feature: NumberFeature | CategoryFeature, column: pa.Array, 
     else:
         value_N = numbers(column, feature.name)
         present_N = np.isfinite(value_N)
-        share_N = np.clip((np.where(present_N, value_N, feature.min) - feature.min) / (feature.max - feature.min), 0, 1)
+        # Clipped first, so that no value is large enough to overflow the difference.
+        inside_N = np.clip(np.where(present_N, value_N, feature.min), feature.min, feature.max)
+        share_N = (inside_N - feature.min) / (feature.max - feature.min)
         if feature.bins is None:
             out_NW[:, 0] = np.where(present_N, 2 * share_N - 1, 0)
             out_NW[:, 1] = ~present_N

@@ -37,7 +37,7 @@ def exact_metrics(p_NK: NDArray[np.float32], y_N: NDArray[np.int64], weight_N: N
         AUC (for more than two classes the mean over classes, one against the rest), log loss in nats, accuracy, and the
         expected calibration error over 10 equal-width bins of the positive (or the most probable) class.
     """
-    if not len(y_N):
+    if not len(y_N) or not np.isfinite(p_NK).all():
         return Metrics(auc=np.nan, log_loss=np.nan, accuracy=np.nan, calibration_error=np.nan)
     p_NK = np.asarray(p_NK, dtype=np.float64)
     chosen_N = p_NK.argmax(axis=1)

@@ -57,7 +57,8 @@ def shared_shapes(card: UseCaseCard) -> dict[str, tuple[int, ...]]:
 def initial_parameters(card: UseCaseCard, seed: int = 0) -> Arrays:
     """Draw the public starting point.
 
-    Biases and a logistic model's weights start at zero, an mlp's weights as Glorot and Bengio (2010) draw them.
+    Biases and the output layer start at zero, so that nobody is told apart by chance; an mlp's hidden weights start as
+    Glorot and Bengio (2010) draw them.
 
     Args:
         card: The use case.
@@ -69,7 +70,7 @@ def initial_parameters(card: UseCaseCard, seed: int = 0) -> Arrays:
     rng = np.random.default_rng(seed)
     start: Arrays = {}
     for name, shape in parameter_shapes(card).items():
-        limit = (6 / sum(shape)) ** 0.5 if card.model.hidden and name.endswith("weight") else 0.0
+        limit = (6 / sum(shape)) ** 0.5 if name.startswith("hidden") and name.endswith("weight") else 0.0
         start[name] = rng.uniform(-limit, limit, shape).astype(np.float32)
     return start
 
@@ -114,12 +115,14 @@ def citizen_losses(logits_BRK: Tensor, y_BR: Tensor, weight_BR: Tensor) -> Tenso
     Returns:
         loss_B
     """
+    used_BR = weight_BR > 0
+    # The scores are masked and not the loss: neither an infinite score of a padded row nor its gradient passes on.
+    logits_BRK = torch.where(used_BR[..., None], logits_BRK, 0)
     if logits_BRK.shape[-1] == 1:
         loss_BR = nn.functional.binary_cross_entropy_with_logits(logits_BRK[..., 0], y_BR.float(), reduction="none")
     else:
         loss_BR = nn.functional.cross_entropy(logits_BRK.movedim(-1, 1), y_BR, reduction="none")
-    # where() and not a product: a padded row must not pass on an infinite loss.
-    return torch.where(weight_BR > 0, loss_BR * weight_BR, 0).sum(dim=1)
+    return (loss_BR * weight_BR).sum(dim=1)
 
 
 def probabilities(model: Network, x_BRF: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -15,10 +15,12 @@ text are constants of this file, so that they cannot depend on data.
 import hashlib
 import io
 import json
+import sys
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
+from typing import TypeGuard
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, RecordDict
@@ -29,6 +31,7 @@ from faelles.models import Arrays
 SCHEMA_VERSION = 1
 ARRAYS = "arrays"
 CONFIG = "config"
+CONTENTS = "contents.json"
 SCHEMA = "schema-version"
 FEDERATION = "federation"
 SERVER_ROUND = "server-round"  # Flower's own key
@@ -39,6 +42,7 @@ PROXIMAL_MU = "proximal-mu"  # Flower's own key
 MUNICIPALITY = "municipality"
 DECLARED_SIZE = "declared-size"
 COMMON = (SCHEMA, FEDERATION, SERVER_ROUND, CARD)
+LARGEST_INTEGER = 2**31 - 1  # far above any round; what a database or a float would choke on ends here
 Scalar = str | int | float
 
 
@@ -172,25 +176,26 @@ def parse_answer(message: Message) -> Answer:
 
 
 def pack(config: Mapping[str, Scalar], arrays: Arrays) -> bytes:
-    """Render config and arrays as one npz archive; equal contents give equal bytes."""
+    """Render config and arrays as one zip archive of JSON and npy files; equal contents give equal bytes."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
-        text = json.dumps(dict(config), sort_keys=True, separators=(",", ":"))
-        archive.writestr(zipfile.ZipInfo(CONFIG + ".json"), text)
-        for number, (name, array) in enumerate(arrays.items()):
+        # Names stand in the JSON: a zip archive would cut or refuse some of what a foreign message can call an array.
+        contents = {CONFIG: dict(config), ARRAYS: list(arrays)}
+        archive.writestr(zipfile.ZipInfo(CONTENTS), json.dumps(contents, sort_keys=True, separators=(",", ":")))
+        for number, array in enumerate(arrays.values()):
             part = io.BytesIO()
-            np.save(part, array, allow_pickle=False)
-            archive.writestr(zipfile.ZipInfo(f"{number:04d}/{name}"), part.getvalue())
+            np.save(part, np.asarray(array, order="C"), allow_pickle=False)
+            archive.writestr(zipfile.ZipInfo(f"{number}.npy"), part.getvalue())
     return buffer.getvalue()
 
 
 def unpack(data: bytes) -> tuple[dict[str, Scalar], Arrays]:
     """Read back what `pack` made."""
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        config = json.loads(archive.read(CONFIG + ".json"))
-        names = [name for name in archive.namelist() if name != CONFIG + ".json"]
-        arrays = {name[5:]: np.load(io.BytesIO(archive.read(name)), allow_pickle=False) for name in names}
-    return config, arrays
+        contents = json.loads(archive.read(CONTENTS))
+        parts = (archive.read(f"{number}.npy") for number in range(len(contents[ARRAYS])))
+        arrays = {name: np.load(io.BytesIO(part)) for name, part in zip(contents[ARRAYS], parts, strict=True)}
+    return contents[CONFIG], arrays
 
 
 def _config(part: Request | Answer) -> dict[str, Scalar]:
@@ -226,15 +231,24 @@ def _read(message: Message) -> tuple[dict[str, Scalar], Arrays]:
         raise WireError(f"message: expected {ARRAYS} to be an array record and {CONFIG} a config record")
     if _integer(config, SCHEMA) != SCHEMA_VERSION:
         raise WireError(f"{SCHEMA}: expected {SCHEMA_VERSION}, another came; upgrade the older side")
-    values = {key: value for key, value in config.items() if isinstance(value, Scalar) and not isinstance(value, bool)}
+    values = {key: value for key, value in config.items() if _is_scalar(value)}
     if len(values) != len(config):
-        raise WireError(f"{CONFIG}: expected text and numbers, something else came")
+        raise WireError(f"{CONFIG}: expected text and finite numbers, something else came")
     try:
-        arrays = {name: np.asarray(array.numpy()) for name, array in record.items()}
+        arrays = {name: array.numpy() for name, array in record.items()}
+        readable = all(isinstance(array, np.ndarray) for array in arrays.values())  # bytes of a zip become no array
     except Exception:
         # Whatever numpy makes of foreign bytes, the sender learns only that they were not an array.
-        raise WireError(f"{ARRAYS}: expected numpy arrays, something that cannot be read came") from None
+        readable = False
+    if not readable:
+        raise WireError(f"{ARRAYS}: expected numpy arrays, something that cannot be read came")
     return values, arrays
+
+
+def _is_scalar(value: object) -> TypeGuard[Scalar]:
+    if isinstance(value, bool) or not isinstance(value, Scalar):
+        return False
+    return isinstance(value, str) or abs(value) <= sys.float_info.max
 
 
 def _text(config: Mapping[str, object], key: str) -> str:
@@ -246,6 +260,6 @@ def _text(config: Mapping[str, object], key: str) -> str:
 
 def _integer(config: Mapping[str, object], key: str) -> int:
     value = config.get(key)
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise WireError(f"{key}: expected a whole number from 0, none came")
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= LARGEST_INTEGER:
+        raise WireError(f"{key}: expected a whole number from 0 to {LARGEST_INTEGER}, none came")
     return value

@@ -41,7 +41,7 @@ class LocalTerms:
 class CitizenOptimizer(DPOptimizer):  # type: ignore[misc]  # opacus ships no types
     """Clip totally and add injected noise.
 
-    Guarantees: a citizen's contribution has at most the clipping norm (to float32 rounding) whatever its gradient, zero
+    Guarantees: a citizen's contribution has at most the clipping norm (to float64 rounding) whatever its gradient, zero
     where that is not finite; every coordinate gets Gaussian noise of `noise_multiplier` times the clipping norm.
     """
 
@@ -55,12 +55,20 @@ class CitizenOptimizer(DPOptimizer):  # type: ignore[misc]  # opacus ships no ty
         self._randomness = randomness
 
     def clip_and_accumulate(self) -> None:
-        """Zero the gradients of citizens that have one that is not finite, then clip and add up."""
-        finite_B = torch.stack([torch.isfinite(g).flatten(1).all(dim=1) for g in self.grad_samples]).all(dim=0)
+        """Clip each citizen's one gradient over all parameters, take none that is not finite, and add up.
+
+        In float64, unlike Opacus: there no norm of float32 numbers overflows, and adding up thousands of citizens in
+        float32 would round by more than a citizen's contribution may differ from the clipping norm.
+        """
+        gradient_BD = torch.cat([sample.flatten(1) for sample in self.grad_samples], dim=1)
+        norm_B = torch.linalg.vector_norm(gradient_BD, dim=1, dtype=torch.float64)
+        finite_B = norm_B.isfinite()
         if not finite_B.all():
-            for p in self.params:
-                p.grad_sample = torch.where(finite_B.view(-1, *[1] * p.dim()), p.grad_sample, 0)
-        super().clip_and_accumulate()
+            gradient_BD, norm_B = gradient_BD[finite_B], norm_B[finite_B]
+        sum_D = (self.max_grad_norm / norm_B).clamp(max=1.0) @ gradient_BD.double()
+        for p, part in zip(self.params, sum_D.split([p.numel() for p in self.params]), strict=True):
+            part_sum = part.view_as(p)
+            p.summed_grad = part_sum if p.summed_grad is None else p.summed_grad + part_sum
 
     def add_noise(self) -> None:
         """Add one noise vector over all D coordinates."""
@@ -69,7 +77,7 @@ class CitizenOptimizer(DPOptimizer):  # type: ignore[misc]  # opacus ships no ty
         noise_D = torch.from_numpy(self._randomness.gaussian(sum(sizes), std))
         for p, noise in zip(self.params, torch.split(noise_D, sizes), strict=True):
             # Added in float64: rounding to float32 comes after the noise and is post-processing.
-            p.grad = (p.summed_grad.double() + noise.view_as(p)).float()
+            p.grad = (p.summed_grad + noise.view_as(p)).float()
 
 
 def train_locally(
