@@ -1,0 +1,1 @@
+"""Chemistry grades in 131 English education authorities: a benchmark card and a data sheet."""
