@@ -7,6 +7,7 @@ fitted, it costs no privacy, and a citizen's row encodes the same whoever else i
 Legend: N rows, F encoded features, B citizens, R rows a citizen.
 """
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,7 +30,7 @@ class Citizens:
     def __len__(self) -> int:
         return len(self.x_BRF)
 
-    @property
+    @functools.cached_property
     def weight_BR(self) -> NDArray[np.float32]:
         """Weigh the rows so that each citizen's add up to 1."""
         weight_BR = self.mask_BR / np.maximum(self.mask_BR.sum(axis=1, keepdims=True), 1)

@@ -77,7 +77,7 @@ def histogram_columns(classes: int, bins: int) -> int:
     return bins if classes == 2 else classes
 
 
-def histogram_position(p_NK: NDArray[np.float32], bins: int) -> NDArray[np.int64]:
+def histogram_position(p_NK: NDArray[np.float32] | NDArray[np.float64], bins: int) -> NDArray[np.int64]:
     """Find each row's column in the score histogram."""
     if p_NK.shape[1] > 2:
         return np.asarray(p_NK.argmax(axis=1), dtype=np.int64)

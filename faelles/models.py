@@ -17,6 +17,7 @@ from faelles.errors import WireError
 from faelles.features import input_width
 
 MAX_MAGNITUDE = 1e6  # public bound on every number of a model that arrives; crafted weights end here
+CITIZENS_AT_ONCE = 512  # whose products of features and weights are held in memory together
 Arrays = dict[str, NDArray[np.float32]]
 
 
@@ -88,7 +89,8 @@ def check_arrays(shapes: Mapping[str, tuple[int, ...]], arrays: Mapping[str, NDA
     for name, shape in shapes.items():
         array = arrays[name]
         if array.shape != shape or array.dtype != np.float32:
-            raise WireError(f"array {name}: expected float32 {shape}, came {array.dtype} {array.shape}")
+            # The name and not the type itself: a structured one holds the sender's words.
+            raise WireError(f"array {name}: expected float32 {shape}, came {array.dtype.name} {array.shape}")
         # A comparison with NaN is false, so this one test finds NaN, infinity and absurd magnitudes.
         if not (np.abs(array) <= MAX_MAGNITUDE).all():
             raise WireError(f"array {name}: expected finite numbers up to {MAX_MAGNITUDE:g}, others came")
@@ -119,7 +121,8 @@ def citizen_losses(logits_BRK: Tensor, y_BR: Tensor, weight_BR: Tensor) -> Tenso
     # The scores are masked and not the loss: neither an infinite score of a padded row nor its gradient passes on.
     logits_BRK = torch.where(used_BR[..., None], logits_BRK, 0)
     if logits_BRK.shape[-1] == 1:
-        loss_BR = nn.functional.binary_cross_entropy_with_logits(logits_BRK[..., 0], y_BR.float(), reduction="none")
+        y_BR = y_BR.to(logits_BRK.dtype)
+        loss_BR = nn.functional.binary_cross_entropy_with_logits(logits_BRK[..., 0], y_BR, reduction="none")
     else:
         loss_BR = nn.functional.cross_entropy(logits_BRK.movedim(-1, 1), y_BR, reduction="none")
     return (loss_BR * weight_BR).sum(dim=1)
@@ -136,3 +139,34 @@ def probabilities(model: Network, x_BRF: NDArray[np.float32]) -> NDArray[np.floa
         p_BRK = torch.softmax(logits_BRK, dim=-1)
     array_BRK: NDArray[np.float32] = p_BRK.numpy()
     return array_BRK
+
+
+def independent_probabilities(model: Network, x_BRF: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Compute class probabilities p_BRK in float64, each row as if no other were there.
+
+    Guarantees: other rows do not change one bit of a row's probabilities, whatever the parameters. A matrix product
+        does not keep that, and neither do torch's functions: how they round a row depends on where it stands and on
+        how many there are, and a bin of a histogram has edges.
+    """
+    p_BRK = np.zeros((*x_BRF.shape[:2], max(2, model.output.out_features)))
+    with np.errstate(all="ignore"):  # crafted parameters may overflow; what comes of it is no number and stays one
+        for start in range(0, len(x_BRF), CITIZENS_AT_ONCE):
+            part = slice(start, start + CITIZENS_AT_ONCE)
+            hidden_BRI = x_BRF[part].astype(np.float64)
+            for layer in model.hidden:
+                hidden_BRI = np.tanh(_each_row(layer, hidden_BRI))
+            p_BRK[part] = _class_probabilities(_each_row(model.output, hidden_BRI))
+    return p_BRK
+
+
+def _each_row(layer: nn.Module, x_BRI: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Apply a linear layer by products and sums within each row; I inputs, O outputs."""
+    weight_OI, bias_O = (p.detach().numpy().astype(np.float64) for p in layer.parameters())
+    return np.asarray((x_BRI[..., None, :] * weight_OI).sum(axis=-1) + bias_O)
+
+
+def _class_probabilities(logits_BRK: NDArray[np.float64]) -> NDArray[np.float64]:
+    if logits_BRK.shape[-1] == 1:
+        logits_BRK = np.concatenate([np.zeros_like(logits_BRK), logits_BRK], axis=-1)
+    share_BRK = np.exp(logits_BRK - logits_BRK.max(axis=-1, keepdims=True))
+    return np.asarray(share_BRK / share_BRK.sum(axis=-1, keepdims=True))

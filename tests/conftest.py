@@ -2,8 +2,10 @@
 
 import logging
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 # Set before Flower and torch are imported: both read the environment once.
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
@@ -44,3 +46,18 @@ def _logging_as_it_was() -> Iterator[None]:
     for name, (level, handlers) in before.items():
         logging.getLogger(name).setLevel(level)
         logging.getLogger(name).handlers[:] = handlers
+
+
+@pytest.fixture(autouse=True)
+def _flowers_identity_as_it_was() -> Iterator[None]:
+    """Undo what a test does to the identity that Flower keeps for the whole process; without importing Flower."""
+    names = ("_run_id", "_node_id", "_task_id")
+
+    def identity() -> Any:
+        return getattr(sys.modules.get("flwr.supercore.task_identity"), "TaskIdentity", None)
+
+    before = {name: getattr(identity(), name, None) for name in names}
+    yield
+    for name, value in before.items():
+        if identity() is not None:
+            setattr(identity(), name, value)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from faelles.card import UseCaseCard
 from faelles.features import Citizens
 from faelles.metrics import histogram_columns, histogram_position
-from faelles.models import Arrays, Network, load_parameters, probabilities
+from faelles.models import Arrays, Network, independent_probabilities, load_parameters
 from faelles.privacy.accountant import Event
 from faelles.privacy.dpsgd import LocalTerms, train_locally
 from faelles.privacy.mechanisms import Randomness
@@ -66,13 +66,13 @@ def score_histogram(card: UseCaseCard, model: Network, parameters: Arrays, citiz
     """Count the held-out citizens' mass in each (class, column), exactly; not releasable as it is.
 
     Guarantees: a citizen adds a total mass of 1 (0 where it has no row), so adding or removing one moves the histogram
-        by at most 1 in L2 norm, whatever the parameters.
+        by at most 1 in L2 norm, whatever the parameters; nobody else's score depends on it in a single bit.
     """
     load_parameters(model, parameters)
     classes = len(card.label.values)
     columns = histogram_columns(classes, card.evaluation.bins)
     counts_KH = np.zeros((classes, columns))
-    p_BRK = np.nan_to_num(probabilities(model, citizens.x_BRF))
+    p_BRK = np.nan_to_num(independent_probabilities(model, citizens.x_BRF))
     column_BR = histogram_position(p_BRK.reshape(-1, classes), card.evaluation.bins).reshape(citizens.y_BR.shape)
     np.add.at(counts_KH, (citizens.y_BR, column_BR), citizens.weight_BR)
     return counts_KH

@@ -20,6 +20,7 @@ from faelles.models import (
     check_arrays,
     citizen_losses,
     dump_parameters,
+    independent_probabilities,
     initial_parameters,
     load_parameters,
     parameter_shapes,
@@ -62,8 +63,12 @@ def test_the_parameters_are_those_that_the_card_names_in_its_order(use_case: Use
 def test_the_shapes_follow_from_inputs_widths_and_classes() -> None:
     assert parameter_shapes(card()) == {"output.weight": (1, 4), "output.bias": (1,)}
     assert parameter_shapes(card((5, 2), classes=3)) == {
-        **{"hidden.0.weight": (5, 4), "hidden.0.bias": (5,), "hidden.1.weight": (2, 5), "hidden.1.bias": (2,)},
-        **{"output.weight": (3, 2), "output.bias": (3,)},
+        "hidden.0.weight": (5, 4),
+        "hidden.0.bias": (5,),
+        "hidden.1.weight": (2, 5),
+        "hidden.1.bias": (2,),
+        "output.weight": (3, 2),
+        "output.bias": (3,),
     }
 
 
@@ -149,7 +154,7 @@ def spoiled(name: str, array: Any) -> Arrays:
         (spoiled("output.bias", np.zeros(1)), "came float64"),
         (spoiled("output.bias", np.zeros(1, np.float16)), "came float16"),
         (spoiled("output.bias", np.zeros(1, np.int32)), "came int32"),
-        (spoiled("output.bias", np.zeros(1, ">f4")), "came >f4"),
+        (spoiled("output.bias", np.zeros(1, ">f4")), r"expected float32 \(1,\), came float32 \(1,\)"),
         (spoiled("output.bias", np.array(["x"], object)), "came object"),
         (spoiled("output.bias", np.array([np.nan], np.float32)), "expected finite numbers up to 1e"),
         (spoiled("output.bias", np.array([np.inf], np.float32)), "expected finite numbers up to 1e"),
@@ -226,6 +231,20 @@ def test_probabilities_are_those_of_all_classes(use_case: UseCaseCard) -> None:
     p_BRK = probabilities(model, x_BRF)
     assert p_BRK.shape == (5, 3, len(use_case.label.values))
     np.testing.assert_allclose(p_BRK.sum(axis=-1), 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize("use_case", CARDS)
+@pytest.mark.parametrize("scale", [1.0, MAX_MAGNITUDE])
+def test_independent_probabilities_are_the_same_to_rounding(use_case: UseCaseCard, scale: float) -> None:
+    rng = np.random.default_rng(1)
+    model = build_model(use_case)
+    shapes = parameter_shapes(use_case)
+    load_parameters(model, {n: (rng.normal(size=s) * scale).astype(np.float32) for n, s in shapes.items()})
+    x_BRF = rng.uniform(-1, 1, (1100, 3, input_width(use_case))).astype(np.float32)
+    alone_BRK = independent_probabilities(model, x_BRF)
+    np.testing.assert_allclose(alone_BRK, probabilities(model, x_BRF), atol=1e-5 if scale == 1 else 0.2)
+    for size in (1, 2, 3, 7, 511, 512, 513):
+        np.testing.assert_array_equal(independent_probabilities(model, x_BRF[-size:]), alone_BRK[-size:])
 
 
 def test_the_second_class_of_a_binary_label_is_the_positive_one() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 from hypothesis import given
 from hypothesis import strategies as st
@@ -147,7 +147,9 @@ def test_whatever_names_there_are_what_is_packed_is_unpacked(config: dict[str, A
         assert arrays_back[name].tobytes() == array.tobytes()
 
 
-@pytest.mark.parametrize("name", ["hidden.0.weight", "a/b", "a/", "/", "../a", "a\0b", "contents.json", "0.npy", "\ud800"])
+@pytest.mark.parametrize(
+    "name", ["hidden.0.weight", "a/b", "a/", "/", "../a", "a\0b", "contents.json", "0.npy", "\ud800"]
+)
 def test_names_that_an_archive_would_mangle_stay_what_they_are(name: str) -> None:
     arrays = {name: np.ones(2, np.float32), name + "x": np.zeros(1, np.float32)}
     assert list(unpack(pack({}, arrays))[1]) == list(arrays)
@@ -191,7 +193,7 @@ def test_the_digest_of_a_request_changes_with_each_of_its_fields() -> None:
 
 def test_the_digest_of_equal_requests_is_equal() -> None:
     copies = {name: array.copy() for name, array in REQUEST.arrays.items()}
-    assert replace(REQUEST, arrays=copies, extra=dict(reversed(REQUEST.extra.items()))).sha256 == REQUEST.sha256
+    assert replace(REQUEST, arrays=copies, extra={PROXIMAL_MU: 0.5, PLAN: "{}"}).sha256 == REQUEST.sha256
 
 
 def npy(array: Any, **options: Any) -> bytes:
@@ -287,7 +289,7 @@ def test_the_contents_that_the_hostile_ones_start_from_are_good() -> None:
 
 def test_a_message_of_another_type_is_refused() -> None:
     for kind in ("query", "query.secrets", "train.other"):
-        with pytest.raises(WireError, match="message type: expected one of query.ready, train, "):
+        with pytest.raises(WireError, match=r"message type: expected one of query\.ready, train, "):
             parse_request(send(content_of(config_of()), kind))
 
 
@@ -319,13 +321,11 @@ def test_whatever_arrives_is_a_request_or_a_wire_error(config: dict[str, Any], d
         request = parse_request(send(content_of({SCHEMA: SCHEMA_VERSION} | config, raw(data))))
     except WireError:
         return
-    assert all(isinstance(array, np.ndarray) and not array.dtype.hasobject for array in request.arrays.values())
+    assert not any(array.dtype.hasobject for array in request.arrays.values())
 
 
 @pytest.mark.parametrize("code", Code)
 def test_a_refusal_holds_its_code_and_a_constant_text(code: Code) -> None:
     refusal = refusal_message(code, send(request_content(REQUEST)))
     assert refusal.has_error()
-    assert refusal.error == Error(code=code.value, reason=code.name.lower().replace("_", "-")) or (
-        (refusal.error.code, refusal.error.reason) == (code.value, code.text)
-    )
+    assert (refusal.error.code, refusal.error.reason) == (code.value, code.name.lower().replace("_", "-"))
