@@ -21,7 +21,6 @@ help: ## list the targets
 
 demo: $(VENV)/.installed ## run a federation of all 98 municipalities on synthetic data and write report.html
 	@$(BIN)/faelles-sim usecase=elder-admission compare=true hydra.run.dir=$(RESULTS)
-	@echo "report: $(RESULTS)/report.html"
 
 test: lint ## run everything CI runs: lint, types, import contracts, tests
 	@echo "pytest ($(WORKERS) workers)"

@@ -25,6 +25,7 @@ from faelles.privacy.plan import PrivacyPlan, gaussian_event
 from faelles.privacy.release import release_histogram, release_update
 from faelles.records import (
     DECLARED_SIZE,
+    LARGEST_PULL,
     MUNICIPALITY,
     PLAN,
     PROXIMAL_MU,
@@ -40,7 +41,6 @@ from faelles.records import (
 from faelles.terms import RunTerms
 
 log = logging.getLogger(__name__)
-LARGEST_PULL = 100.0  # public bound on FedProx's mu
 EXACT = Event(sampling_rate=1.0, noise_multiplier=0.0, steps=1)  # what a release without noise costs: everything
 
 
@@ -234,8 +234,8 @@ def _evaluation_event(card: UseCaseCard, terms: RunTerms) -> Event:
 
 def _pull(request: Request) -> float:
     mu = request.extra.get(PROXIMAL_MU, 0.0)
-    if not isinstance(mu, (int, float)) or not 0 <= mu <= LARGEST_PULL:
-        raise WireError(f"{PROXIMAL_MU}: expected a number from 0 to {LARGEST_PULL:g}, another came")
+    if not isinstance(mu, (int, float)) or not 0 <= mu < LARGEST_PULL:
+        raise WireError(f"{PROXIMAL_MU}: expected a number from 0 to below {LARGEST_PULL:g}, another came")
     return float(mu)
 
 

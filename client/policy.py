@@ -24,12 +24,15 @@ class Approval:
 class Policy:
     """Hold the municipality's rules; an empty policy refuses everything.
 
-    `epsilon_cap` bounds what a population's account may ever spend at `delta`.
+    `epsilon_cap` bounds what a population's account may ever spend at `delta`. `held_out` is the share of citizens that
+    no card may train on: one share for all cards, or a citizen could be in the training part of one and the held-out
+    part of another, and the two accounts of a population would no longer be of different people.
     """
 
     municipality: str
     epsilon_cap: float = 0.0
     delta: float = 1e-5
+    held_out: float = 0.2
     approvals: Mapping[str, Approval] = field(default_factory=dict)
 
     def approval(self, card_sha256: str) -> Approval | Code:
@@ -42,4 +45,5 @@ class Policy:
     def allows(self, approval: Approval, terms: RunTerms) -> bool:
         """Say whether a run's terms stay within the approved card; an infinite epsilon needs an infinite cap."""
         unprotected = terms.epsilon == float("inf") == self.epsilon_cap
-        return unprotected or terms.within(approval.card)
+        one_split = approval.card.evaluation.held_out == self.held_out
+        return one_split and (unprotected or terms.within(approval.card))

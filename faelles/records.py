@@ -39,6 +39,7 @@ CARD = "card-sha256"
 TERMS = "terms"
 PLAN = "plan"
 PROXIMAL_MU = "proximal-mu"  # Flower's own key
+LARGEST_PULL = 100.0  # public bound on it, kept by both sides
 MUNICIPALITY = "municipality"
 DECLARED_SIZE = "declared-size"
 COMMON = (SCHEMA, FEDERATION, SERVER_ROUND, CARD)

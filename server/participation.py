@@ -1,6 +1,5 @@
 """Say who really took part in a run, in one honest sentence and in a table of who did not and why."""
 
-import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -92,7 +91,7 @@ def _contributed_en(run: RunRecord, taking: int) -> str:
         _all(taking, "it", "all") if low == high == taking else f"{low}" if low == high else f"between {low} and {high}"
     )
     each = "the only round" if len(run.rounds) == 1 else f"each of the {len(run.rounds)} rounds"
-    return f"{who} contributed to {each} (quorum {_quorum(run)})"
+    return f"{who} contributed to {each} (quorum {run.needed})"
 
 
 def _contributed_da(run: RunRecord, taking: int) -> str:
@@ -103,17 +102,12 @@ def _contributed_da(run: RunRecord, taking: int) -> str:
         _all(taking, "den", "alle") if low == high == taking else f"{low}" if low == high else f"mellem {low} og {high}"
     )
     each = "den eneste runde" if len(run.rounds) == 1 else f"hver af de {len(run.rounds)} runder"
-    return f"{who} bidrog til {each} (quorum {_quorum(run)})"
+    return f"{who} bidrog til {each} (quorum {run.needed})"
 
 
 def _extremes(run: RunRecord) -> tuple[int, int]:
     counts = [len(one.contributing) for one in run.rounds]
     return min(counts), max(counts)
-
-
-def _quorum(run: RunRecord) -> int:
-    """Count how many a round needs."""
-    return math.ceil(run.quorum * len(run.expected) - 1e-9)
 
 
 _LOST_EN = (("refused", "answer refused", "answers refused"), ("rejected", "reply rejected", "replies rejected"),

@@ -6,8 +6,8 @@ counts, a checkpoint after each round, and a record that names every expected mu
 
 import hashlib
 import logging
-import math
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -83,12 +83,11 @@ class Federation:
             The record; its status is `completed` or `incomplete`.
 
         Raises:
-            RunError: Nobody takes part, or the folder's checkpoint is of another federation.
+            RunError: Nobody takes part, or the folder holds a federation that is not to be resumed.
         """
         self._config.folder.mkdir(parents=True, exist_ok=True)
-        # Read first: a folder of another federation is refused before anybody is asked to reserve budget.
-        checkpoints = self._config.folder / "checkpoints"
-        found = checkpoint.load_newest(checkpoints, self._config_sha256) if self._config.resume else None
+        # Looked at first: a wrong folder is refused before anybody is asked to reserve budget.
+        found = self._checkpoint()
         self._gather()
         adapter = self._adapter()
         latest = self._start(adapter) if found is None else self._resume(adapter, found)
@@ -103,15 +102,30 @@ class Federation:
             self._evaluate(arrays)
         return self._finish(arrays, "completed")
 
+    def _checkpoint(self) -> Checkpoint | None:
+        folder = self._config.folder / "checkpoints"
+        if self._config.resume:
+            return checkpoint.load_newest(folder, self._config_sha256)
+        if any(folder.glob("*")):
+            raise RunError(f"{folder}: expected no checkpoints, a federation's came; resume it or take another folder")
+        return None
+
     def _gather(self) -> None:
         """Ask every node whether it takes part, and make its plan from the size it declares."""
         # The name a node was registered under binds it; what a node says of itself does not.
         nodes = sorted(self._grid.get_nodes(), key=lambda node: node.node_id)
         self._names = {node.node_id: node.name or f"node {node.node_id}" for node in nodes}
         terms = self._config.terms.model_dump_json()
-        replies = self._ask({node: self._request(Kind.READY, 0, {TERMS: terms}) for node in self._names})
-        self._record.expected = sorted(self._names.values())
-        self._record.sits_out = {**replies.refused, **replies.rejected, **dict.fromkeys(replies.silent, "silent")}
+        counts = Counter(self._names.values())
+        once = [node for node, name in self._names.items() if counts[name] == 1]
+        replies = self._ask({node: self._request(Kind.READY, 0, {TERMS: terms}) for node in once})
+        self._record.expected = sorted(counts)
+        self._record.sits_out = {
+            **replies.refused,
+            **replies.rejected,
+            **dict.fromkeys(replies.silent, "silent"),
+            **{name: "several nodes are registered for it" for name, count in counts.items() if count > 1},
+        }
         for name, answer in replies.answers.items():
             self._plans[name] = self._config.terms.plan(self._config.card, int(answer.extra[DECLARED_SIZE]))
             self._record.declared_sizes[name] = int(answer.extra[DECLARED_SIZE])
@@ -132,7 +146,13 @@ class Federation:
 
     def _resume(self, adapter: StrategyAdapter, found: Checkpoint) -> Checkpoint:
         adapter.load_state(found.strategy_state)
-        self._record = found.record
+        now = self._record
+        gone = set(found.record.expected) - set(now.expected)
+        self._record = found.record.model_copy(update={
+            "expected": sorted(gone | set(now.expected)),
+            "sits_out": now.sits_out | dict.fromkeys(sorted(gone), "no longer connected"),
+            "declared_sizes": found.record.declared_sizes | now.declared_sizes,
+        })  # fmt: skip
         log.info("event=resumed round=%d", found.server_round)
         return found
 
@@ -153,7 +173,7 @@ class Federation:
                 updates = {name: answer.arrays for name, answer in replies.answers.items()}
                 trained = adapter.aggregate(number, arrays, updates)
             except FaellesError as error:
-                self._record.why = f"round {number}: {error}"
+                self._record.why = str(error)
         self._record.rounds.append(
             RoundRecord(
                 number=number,
@@ -169,8 +189,7 @@ class Federation:
         return trained
 
     def _enough(self, replies: Replies, number: int) -> bool:
-        # Rounded first: 55 % of 100 is a little more than 55 in floating point.
-        needed = math.ceil(round(self._config.quorum * len(self._record.expected), 6))
+        needed = self._record.needed
         if len(replies.answers) >= needed:
             return True
         self._record.why = f"round {number}: {len(replies.answers)} contributed, the quorum is {needed}"
@@ -226,7 +245,7 @@ class Federation:
 
     @property
     def _config_sha256(self) -> str:
-        text = self._config.model_dump_json(exclude={"resume", "folder"})
+        text = self._config.model_dump_json(exclude={"resume", "folder", "deadline_s"})
         return hashlib.sha256(text.encode()).hexdigest()
 
     def _request(self, kind: Kind, number: int, extra: dict[str, Scalar], arrays: Arrays | None = None) -> Request:

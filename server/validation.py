@@ -49,7 +49,7 @@ def update_limit(card: UseCaseCard, plan: PrivacyPlan) -> float:
     parameters = sum(int(np.prod(shape)) for shape in shared_shapes(card).values())
     noise = SLACK * plan.noise_multiplier * plan.clipping_norm * parameters**0.5 / plan.divisor
     step = card.training.learning_rate * (SLACK * plan.clipping_norm + noise)
-    # FedProx's pull shortens an update as long as learning_rate * mu < 1, which its term is bounded to.
+    # FedProx's pull shortens an update while learning_rate * mu < 1; one that diverges beyond it is rightly refused.
     return float(step * plan.local_steps)
 
 

@@ -1,5 +1,6 @@
 """Make the simulated municipalities: from a synthetic twin, a use case's adapter, or a file with a site column."""
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,13 +10,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
-from catalogue.shelf import UseCase
 from numpy.typing import NDArray
 
+from catalogue.shelf import UseCase
 from client.dataset import check_contract
 from faelles.card import UseCaseCard
 from faelles.errors import ConfigError, DataError
-from faelles.features import encode_label
+from faelles.features import as_text, column_of, encode_label
 from faelles.municipalities import MUNICIPALITIES
 from faelles.privacy.plan import declared_band
 
@@ -83,17 +84,22 @@ def read_table(path: Path) -> pa.Table:
     if not path.is_file():
         raise DataError(f"data.path={path}: expected a Parquet or CSV file, found none there; correct the path")
     try:
-        return pyarrow.csv.read_csv(path) if path.suffix == ".csv" else pyarrow.parquet.read_table(path)
+        table = pyarrow.csv.read_csv(path) if path.suffix == ".csv" else pyarrow.parquet.read_table(path)
     except (pa.ArrowInvalid, OSError):
         kind = "CSV with a header line" if path.suffix == ".csv" else "Parquet"
         raise DataError(f"data.path={path}: expected {kind}, it cannot be read as that; convert it") from None
+    twice = sorted(name for name, count in Counter(table.column_names).items() if count > 1)
+    if twice:
+        raise DataError(f"data.path={path}: expected every column once, {', '.join(twice)} came again; rename them")
+    return table
 
 
 def _split(table: pa.Table, column: str) -> Iterator[tuple[str, pa.Table]]:
     if column not in table.column_names:
         have = ", ".join(table.column_names)
         raise DataError(f"data.site={column}: expected a column that names the municipality; have {have}")
-    labels = table.column(column).cast(pa.string())
+    labels = as_text(column_of(table, column), column)
+    labels = pc.if_else(pc.equal(labels, ""), None, labels)  # as a CSV file writes what is missing
     if labels.null_count == len(labels):
         raise DataError(f"data.site={column}: expected the municipality of each row, every row is missing; fill it")
     for label in pc.unique(labels.drop_null()).to_pylist():

@@ -1,6 +1,6 @@
 """Measure and print the rows of docs/results.md: `python -m simulations.results [--run] [--data DIR]`.
 
-Each row is a study over five seeds that `faelles-sim` runs in full; its command stands in the row. Without `--run` only
+Each row is a study over its seeds that `faelles-sim` runs in full; its command stands in the row. Without `--run` only
 what earlier runs left under outputs/results is printed. A study that is there is not run again.
 """
 
@@ -21,11 +21,12 @@ HEADINGS = ("study", "arm", "epsilon", "AUC", "log loss", "mean accuracy of site
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """Hold one study: its name, its overrides, and the file under the data folder."""
+    """Hold one study: its name, its overrides, the file under the data folder ("" for a twin), and its seeds."""
 
     name: str
     overrides: tuple[str, ...]
     data: str
+    seeds: tuple[int, ...] = SEEDS
 
     def folder(self, root: Path, seed: int) -> Path:
         """Say where a seed's result goes."""
@@ -33,18 +34,26 @@ class Row:
 
     def arguments(self, data: Path) -> list[str]:
         """List the arguments of `faelles-sim`, the seed left out."""
-        return [*self.overrides, f"data.path={data / self.data}"]
+        return [*self.overrides, *([f"data.path={data / self.data}"] if self.data else [])]
 
 
 MORTALITY, INCOME = "dk_mortality/dk_mortality.parquet", "acs_income/acs_income.parquet"
 EXAMS, HEART = "chem97/chem97.parquet", "heart_disease/heart_disease.parquet"
+ADAM = ("usecase=income", "strategy=fedadam")
+PLAIN = ("privacy.epsilon=inf", "rounds=100", "training.learning_rate=1")
+PUBLISHED = ("usecase=heart-disease-flamby", "privacy.epsilon=inf")
 ROWS = (
-    Row(name="mortality-65", overrides=("usecase=mortality-65", "compare=true"), data=MORTALITY),
-    Row(name="income", overrides=("usecase=income", "compare=true"), data=INCOME),
-    Row(name="income-without-privacy", overrides=("usecase=income", "privacy.epsilon=inf"), data=INCOME),
-    Row(name="exam-grades", overrides=("usecase=exam-grades", "compare=true"), data=EXAMS),
+    Row(name="mortality-65", overrides=("usecase=mortality-65",), data=MORTALITY),
+    Row(name="income", overrides=ADAM, data=INCOME),
+    Row(name="income-without-privacy", overrides=(*ADAM, *PLAIN), data=INCOME),
+    Row(name="exam-grades", overrides=("usecase=exam-grades",), data=EXAMS),
     Row(name="heart-disease", overrides=("usecase=heart-disease", "compare=true"), data=HEART),
-    Row(name="heart-published", overrides=("usecase=heart-disease-flamby", "privacy.epsilon=inf"), data=HEART),
+    Row(name="heart-published", overrides=PUBLISHED, data=HEART),
+    Row(name="heart-published-all-shared", overrides=(*PUBLISHED, "model.local=[]"), data=HEART),
+    Row(name="elder-admission", overrides=("usecase=elder-admission", "compare=true"), data="", seeds=(1, 2, 3)),
+    Row(name="mortality-65-arms", overrides=("usecase=mortality-65", "compare=true"), data=MORTALITY, seeds=(1,)),
+    Row(name="income-arms", overrides=(*ADAM, "compare=true"), data=INCOME, seeds=(1,)),
+    Row(name="exam-grades-arms", overrides=("usecase=exam-grades", "compare=true"), data=EXAMS, seeds=(1,)),
 )
 
 
@@ -58,14 +67,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"| {' | '.join(HEADINGS)} |\n|{' --- |' * len(HEADINGS)}")
     for row in ROWS:
         if chosen.run:
-            for seed in SEEDS:
+            for seed in row.seeds:
                 _run(row, seed, chosen.folder, chosen.data)
-        results = [path for seed in SEEDS if (path := row.folder(chosen.folder, seed) / "result.json").is_file()]
+        results = [path for seed in row.seeds if (path := row.folder(chosen.folder, seed) / "result.json").is_file()]
         for line in table_lines(row, [read_result(path) for path in results]):
             print(line)
-    print("\nEach study, over the seeds 1 to 5:\n")
+    print()
     for row in ROWS:
-        print(f"- {row.name}: `faelles-sim --multirun {shlex.join(row.arguments(chosen.data))} seed=1,2,3,4,5`")
+        seeds = ",".join(str(seed) for seed in row.seeds)
+        print(f"- {row.name}: `faelles-sim --multirun {shlex.join(row.arguments(chosen.data))} seed={seeds}`")
 
 
 def table_lines(row: Row, results: Sequence[Result]) -> list[str]:

@@ -121,6 +121,7 @@ class Crew:
             municipality=site.label,
             epsilon_cap=self.epsilon_cap,
             delta=self.card.privacy.delta,
+            held_out=self.card.evaluation.held_out,
             approvals={self.card.sha256: approval},
         )
         node = Node(
@@ -159,6 +160,7 @@ def _take_in(connection: Connection, inbox: SimpleQueue[list[tuple[int, int, obj
     parent = multiprocessing.parent_process()
     assert parent is not None
     # A killed parent does not close the pipe, for a forked worker holds its other end too.
-    while connection in wait([connection, parent.sentinel]):
-        inbox.put(connection.recv())
+    with suppress(EOFError):
+        while connection in wait([connection, parent.sentinel]):
+            inbox.put(connection.recv())
     os._exit(1)

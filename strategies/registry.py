@@ -42,6 +42,7 @@ from flwr.serverapp.strategy import (
 )
 
 from faelles.errors import StrategyError
+from faelles.records import LARGEST_PULL
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +115,9 @@ def _eta(default: float) -> Term:
 STRATEGIES: Mapping[str, StrategyEntry] = MappingProxyType(
     {
         "fedavg": StrategyEntry(flower=FedAvg),
-        "fedprox": StrategyEntry(flower=FedProx, terms={"proximal_mu": Term(default=0.01, above=True)}),
+        "fedprox": StrategyEntry(
+            flower=FedProx, terms={"proximal_mu": Term(default=0.01, above=True, high=LARGEST_PULL)}
+        ),
         "fedadam": StrategyEntry(
             flower=FedAdam,
             terms={"server_learning_rate": _eta(0.1), **_BETAS, "tau": _TAU},

@@ -215,7 +215,7 @@ def spoil(folder: Path, column: str, values: pa.Array | None) -> None:
         ("age", pa.array([VALUE] * 400), "column age: expected numbers"),
         ("age", pa.array([float("nan")] * 400), "column age: expected values, every row is missing"),
         ("brand", pa.array([VALUE] * 7 + ["city"] * 393), "7 rows hold something else"),
-        ("brand", pa.array([[1]] * 400), "column brand: expected categories"),
+        ("brand", pa.array([[1]] * 400), "column brand: expected text or whole numbers"),
         ("repaired", pa.array(["yes"] * 400), "expected two classes or more"),
         ("repaired", pa.array([None] * 400, pa.string()), "expected two classes or more"),
         ("repaired", pa.array([VALUE] + ["yes", "no"] * 199 + ["no"]), "1 rows hold something else"),

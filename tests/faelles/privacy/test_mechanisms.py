@@ -66,6 +66,21 @@ def test_every_number_is_a_sum_of_several_draws(monkeypatch: pytest.MonkeyPatch)
     np.testing.assert_allclose(noise, 2.0 * drawn[0].sum(axis=0) / 2)
 
 
+@pytest.mark.soak
+def test_noise_and_sampling_hold_over_many_releases() -> None:
+    releases, draws, rate = 2_000, 10_000, 0.064
+    squares, total, chosen = 0.0, 0.0, 0
+    for _ in range(releases):
+        randomness = opened()
+        noise = randomness.gaussian(draws, 1.0)
+        squares, total = squares + float(noise @ noise), total + float(noise.sum())
+        chosen += int(randomness.include(draws, rate).sum())
+    number = releases * draws
+    assert ALPHA / 2 < stats.norm.cdf((squares - number) / (2 * number) ** 0.5) < 1 - ALPHA / 2
+    assert ALPHA / 2 < stats.norm.cdf(total / number**0.5) < 1 - ALPHA / 2
+    assert ALPHA / 2 < stats.norm.cdf((chosen - number * rate) / (number * rate * (1 - rate)) ** 0.5) < 1 - ALPHA / 2
+
+
 def test_no_noise_is_no_noise() -> None:
     np.testing.assert_array_equal(opened().gaussian(10, 0.0), np.zeros(10))
     assert opened().gaussian(0, 1.0).shape == (0,)

@@ -1,0 +1,81 @@
+"""A federation that was interrupted goes on from its checkpoint as if it had not been."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from faelles.errors import RunError
+from faelles.records import Kind
+from server.federation import StrategyChoice
+from tests.builders import FEDERATION, build_card, personal_card
+from tests.scripted import NAMES, Town, only, silence
+
+CARD = build_card()
+
+
+@pytest.mark.parametrize("strategy", ["fedavg", "fedadam", "fedavgm"])
+@pytest.mark.parametrize("card", [CARD, personal_card()], ids=["federated", "personalised"])
+def test_an_incomplete_run_goes_on_to_the_same_model(tmp_path: Path, strategy: str, card: Any) -> None:
+    choice = StrategyChoice(name=strategy)
+    whole = Town(tmp_path / "a", card).run(strategy=choice)
+    town = Town(tmp_path / "b", card)
+    nodes = dict(town.nodes)
+    for name in NAMES[1:]:
+        town.at(name, only(Kind.TRAIN, 2, silence))
+    assert town.run(strategy=choice).status == "incomplete"
+    town.nodes = nodes
+    record = town.run(strategy=choice, resume=True)
+    assert record.status == "completed"
+    assert record.why == ""
+    assert record.model_sha256 == whole.model_sha256
+    assert [one.number for one in record.rounds] == [1, 2, 3]
+    for agent in town.agents.values():
+        assert agent.store.rounds_spent(FEDERATION, Kind.TRAIN) == 3
+
+
+def test_a_finished_run_resumed_repeats_nothing(tmp_path: Path) -> None:
+    town = Town(tmp_path, CARD)
+    first = town.run()
+    again = town.run(resume=True)
+    assert town.grid.kinds() == ["query.ready", "evaluate", "query.final", "query.close"]
+    assert again == first
+
+
+def test_a_longer_deadline_is_no_other_federation(tmp_path: Path) -> None:
+    town = Town(tmp_path, CARD)
+    town.run(deadline_s=1.0)
+    assert town.run(deadline_s=60.0, resume=True).status == "completed"
+
+
+def test_who_is_gone_when_a_run_is_resumed_is_named(tmp_path: Path) -> None:
+    town = Town(tmp_path, CARD)
+    for name in NAMES[1:]:
+        town.at(name, only(Kind.TRAIN, 2, silence))
+    town.run()
+    town = Town(tmp_path / "fresh", CARD)  # the same names; only the folder of the run is the old one
+    del town.nodes[1004]
+    town.at("0751", only(Kind.READY, None, silence))
+    record = town.run(resume=True, folder=tmp_path / "run")
+    assert record.sits_out == {"0751": "silent", "0851": "no longer connected"}
+    assert record.expected == list(NAMES)
+    assert record.status == "completed"
+    assert [one.contributing for one in record.rounds] == [list(NAMES), ["0101", "0147"], ["0101", "0147"]]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"resume": True, "seed": 5}, {"resume": True, "strategy": StrategyChoice(name="median")}, {"resume": False}],
+)
+def test_a_folder_of_another_federation_is_refused_before_anybody_is_asked(
+    tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    town = Town(tmp_path, CARD)
+    town.run()
+    with pytest.raises(RunError, match=r"checkpoints: (holds another federation|expected no checkpoints)"):
+        town.run(**changes)
+    assert not town.grid.sent
+
+
+def test_nothing_to_resume_starts_from_the_beginning(tmp_path: Path) -> None:
+    assert Town(tmp_path / "a", CARD).run(resume=True).model_sha256 == Town(tmp_path / "b", CARD).run().model_sha256
