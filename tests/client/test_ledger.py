@@ -120,7 +120,7 @@ def test_whatever_is_asked_the_account_stays_between_what_was_released_and_the_c
             if close:
                 store.free(federation)
             account = account_curve(store, "p", TRAINING)
-            # Sums in another order differ by float64's rounding, which is relative: a curve's largest values are 10,000.
+            # Sums in another order differ by rounding, which is relative: a curve's largest values are 10,000.
             assert (account >= released * (1 - 1e-13)).all()
             assert epsilon(account, DELTA) <= CAP + 1e-12
         store.close()
