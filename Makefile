@@ -20,6 +20,7 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.installed ## run a federation of all 98 municipalities on synthetic data and write report.html
+	@rm -rf $(RESULTS)
 	@$(BIN)/faelles-sim usecase=elder-admission compare=true hydra.run.dir=$(RESULTS)
 
 test: lint ## run everything CI runs: lint, types, import contracts, tests

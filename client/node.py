@@ -185,6 +185,9 @@ class Node:
         return _echo(request)
 
     def _close(self, request: Request, approval: Approval) -> Answer:
+        reserved = self.store.reservation(request.federation, ledger.TRAINING)
+        if reserved is not None and reserved.card_sha256 != request.card_sha256:
+            raise Refused(Code.NOT_READY)
         self.store.free(request.federation)
         return _echo(request)
 

@@ -37,7 +37,7 @@ class FederationConfig(BaseModel):
     strategy: StrategyChoice
     weighting: Literal["equal", "declared"] = "equal"
     quorum: Annotated[float, Field(gt=0, le=1)] = 0.8
-    deadline_s: Annotated[float, Field(gt=0)] = 600.0
+    deadline_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 600.0
     seed: Annotated[int, Field(ge=0)] = 0
     folder: Path
     resume: bool = False

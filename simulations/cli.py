@@ -18,10 +18,10 @@ from rich.console import Console
 from catalogue import shelf
 from configs.schema import SimulationConfig, register
 from faelles.errors import FaellesError
-from server.result import Status
 from simulations.run import run_study
 
-INCOMPLETE = 3  # the exit status of a run that fell below its quorum
+MISTAKE = 2  # the exit status of something that the user can mend
+INCOMPLETE = 3  # of a run that fell below its quorum
 console = Console()
 
 
@@ -35,7 +35,7 @@ def main() -> None:
     logging.getLogger("flwr").setLevel(logging.WARNING)
     torch.set_num_threads(1)
     register()
-    statuses: list[Status] = []
+    statuses: list[int] = []
 
     @hydra.main(version_base="1.3", config_path="pkg://configs", config_name="simulation")
     def simulate(config: DictConfig) -> None:
@@ -47,22 +47,27 @@ def main() -> None:
         _stop(_one_line(error))
     except KeyboardInterrupt:
         _stop("interrupted; the same command with resume=true and the same hydra.run.dir goes on", 130)
-    if "incomplete" in statuses:
-        sys.exit(INCOMPLETE)
+    except OSError as error:
+        what = (error.strerror or "cannot be written").lower()
+        _stop(f"{error.filename or 'results'}: {what}; choose another hydra.run.dir")
+    # The worst job of a multirun decides; the others have run.
+    sys.exit(next((status for status in (MISTAKE, INCOMPLETE) if status in statuses), 0))
 
 
-def _simulate(config: DictConfig) -> Status:
-    """Run one study; Hydra calls this once, or once for each job of a multirun."""
+def _simulate(config: DictConfig) -> int:
+    """Run one study and return its exit status; Hydra calls this once, or once for each job of a multirun."""
     run = HydraConfig.get()
     command = shlex.join(["faelles-sim", *run.overrides.task])
     resolved = OmegaConf.to_object(config)
     assert isinstance(resolved, SimulationConfig)
     logging.getLogger("flwr").setLevel(logging.WARNING)
     try:
-        return run_study(resolved, Path(run.runtime.output_dir), command, console).run.status
+        result = run_study(resolved, Path(run.runtime.output_dir), command, console)
     except FaellesError as error:
         # Caught here, for Hydra would print a line of its own about a job that raises.
-        _stop(str(error))
+        _complain(str(error))
+        return MISTAKE
+    return INCOMPLETE if result.run.status == "incomplete" else 0
 
 
 def _list_usecases() -> None:
@@ -84,9 +89,13 @@ def _one_line(error: Exception) -> str:
     return "; ".join([*lines[:1], *detail]) + "; see faelles-sim --help"
 
 
-def _stop(text: str, status: int = 2) -> NoReturn:
-    Console(stderr=True).print(f"error: {text}", highlight=False, soft_wrap=True, markup=False)
+def _stop(text: str, status: int = MISTAKE) -> NoReturn:
+    _complain(text)
     sys.exit(status)
+
+
+def _complain(text: str) -> None:
+    Console(stderr=True).print(f"error: {text}", highlight=False, soft_wrap=True, markup=False)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Make the simulated municipalities: from a synthetic twin, a use case's adapter, or a file with a site column."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from catalogue.shelf import UseCase
 from client.dataset import check_contract
-from faelles.card import UseCaseCard
+from faelles.card import CategoryFeature, UseCaseCard
 from faelles.errors import ConfigError, DataError
 from faelles.features import as_text, column_of, encode_label
 from faelles.municipalities import MUNICIPALITIES
@@ -67,7 +67,7 @@ def load_sites(usecase: UseCase, card: UseCaseCard, path: Path | None, site_colu
             )
         tables = usecase.twin(seed)
     else:
-        table = read_table(path)
+        table = read_table(path, _texts(card, site_column))
         tables = usecase.adapter(table, seed) if usecase.adapter else dict(_split(table, site_column))
     whole = pa.concat_tables(tables.values(), promote_options="permissive")
     check_contract(card, whole)
@@ -75,8 +75,18 @@ def load_sites(usecase: UseCase, card: UseCaseCard, path: Path | None, site_colu
     return [_site(card, label, tables[label]) for label in sorted(tables)]
 
 
-def read_table(path: Path) -> pa.Table:
+def _texts(card: UseCaseCard, site_column: str) -> tuple[str, ...]:
+    """Name the columns whose values are text, also where they look like numbers: 0101 is a municipality, not 101."""
+    categories = [feature.name for feature in card.features if isinstance(feature, CategoryFeature)]
+    return (site_column, card.label.column, *categories, *([card.unit] if card.unit else []))
+
+
+def read_table(path: Path, texts: Sequence[str] = ()) -> pa.Table:
     """Read a Parquet or CSV file.
+
+    Args:
+        path: The file; its name says which.
+        texts: Columns of a CSV file to read as text.
 
     Raises:
         DataError: There is no such file or it cannot be read as what its name says.
@@ -84,7 +94,10 @@ def read_table(path: Path) -> pa.Table:
     if not path.is_file():
         raise DataError(f"data.path={path}: expected a Parquet or CSV file, found none there; correct the path")
     try:
-        table = pyarrow.csv.read_csv(path) if path.suffix == ".csv" else pyarrow.parquet.read_table(path)
+        # An empty cell of a text column is a missing value, as it is of a number.
+        options = pyarrow.csv.ConvertOptions(strings_can_be_null=True, column_types=dict.fromkeys(texts, pa.string()))
+        csv = path.suffix == ".csv"
+        table = pyarrow.csv.read_csv(path, convert_options=options) if csv else pyarrow.parquet.read_table(path)
     except (pa.ArrowInvalid, OSError):
         kind = "CSV with a header line" if path.suffix == ".csv" else "Parquet"
         raise DataError(f"data.path={path}: expected {kind}, it cannot be read as that; convert it") from None
@@ -121,7 +134,12 @@ def _check_worth_learning(card: UseCaseCard, whole: pa.Table) -> None:
 
 def _site(card: UseCaseCard, label: str, table: pa.Table) -> Site:
     usable = table.filter(pa.array(encode_label(card.label, table) >= 0))
-    citizens = usable.num_rows if card.unit is None else pc.count_distinct(usable.column(card.unit)).as_py()
+    citizens = usable.num_rows if card.unit is None else _count_citizens(usable, card.unit)
     training = round(citizens * (1 - card.evaluation.held_out))
     size = declared_band(training) if training else 0
-    return Site(label=label, name=NAMES.get(label, label), table=table, citizens=citizens, declared_size=size)
+    return Site(label=label, name=NAMES.get(label.zfill(4), label), table=table, citizens=citizens, declared_size=size)
+
+
+def _count_citizens(table: pa.Table, unit: str) -> int:
+    names = as_text(column_of(table, unit), unit)
+    return len(pc.unique(names.filter(pc.not_equal(names, ""))))

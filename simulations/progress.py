@@ -69,4 +69,6 @@ def print_summary(result: Result, folder: Path, console: Console) -> None:
     )
     for name, reason in list(run.sits_out.items())[:10]:
         console.print(f"sits out: {name} ({reason})", highlight=False)
+    if len(run.sits_out) > 10:
+        console.print(f"sits out: {len(run.sits_out) - 10} more; the report names all", highlight=False)
     console.print(f"report: {folder / 'report.html'}", highlight=False, soft_wrap=True)

@@ -69,8 +69,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if chosen.run:
             for seed in row.seeds:
                 _run(row, seed, chosen.folder, chosen.data)
-        results = [path for seed in row.seeds if (path := row.folder(chosen.folder, seed) / "result.json").is_file()]
-        for line in table_lines(row, [read_result(path) for path in results]):
+        paths = [path for seed in row.seeds if (path := row.folder(chosen.folder, seed) / "result.json").is_file()]
+        results = [result for path in paths if (result := read_result(path)).run.status == "completed"]
+        for line in table_lines(row, results):
             print(line)
     print()
     for row in ROWS:
@@ -120,7 +121,7 @@ def _run(row: Row, seed: int, folder: Path, data: Path) -> None:
     command = [*row.arguments(data), f"seed={seed}", f"hydra.run.dir={place}"]
     print(f"running faelles-sim {shlex.join(command)}", file=sys.stderr)
     # Studies run one after the other; each uses every core.
-    subprocess.run([sys.executable, "-m", "simulations.cli", *command], check=True, stdout=subprocess.DEVNULL)  # noqa: S603  # our own rows
+    subprocess.run([sys.executable, "-m", "simulations.cli", *command], check=False, stdout=subprocess.DEVNULL)  # noqa: S603  # our own rows
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ from strategies.registry import build
 
 log = logging.getLogger(__name__)
 POINTS = TypeAdapter(list[CurvePoint])
+ENDINGS = ("run.json", "model.npz", "result.json", "report.html")
 PERSONAL = ("output.bias",)  # what the personalised arm keeps local where the card keeps nothing local
 
 
@@ -72,11 +73,12 @@ class Simulation:
         self._study, self._sites, self._config = study, sites, config
         self._folder, self._partition = folder, partition
         self._labels = {FIRST_NODE_ID + place: site.label for place, site in enumerate(sites)}
-        self._federation = federation_config(study, config, folder)
+        population = [(site.label, site.table.num_rows, site.declared_size) for site in sites]
+        self._federation = federation_config(study, config, folder, population)
         self._curve: list[CurvePoint] = []
         self._seconds = dict.fromkeys(("train", "evaluate"), 0.0)
         self._phase, self._since = "", time.monotonic()
-        replies = len(sites) * (study.terms.rounds + 2 + study.terms.evaluate)
+        replies = len(sites) * (study.terms.rounds + 3 + study.terms.evaluate)
         self._bar = ProgressBar(console, f"{study.card.id} ({study.main_arm})", replies)
         self._grid = InProcessGrid(self._crews(), self._observe, self._bar.tick)
 
@@ -101,9 +103,10 @@ class Simulation:
             server_app(self._grid, context)
             self._turn("")
             record = RunRecord.model_validate_json((self._folder / "run.json").read_bytes())
-            model = self._last_model(record)
             began = time.monotonic()
-            scores = self._scores(self._study.terms.rounds + 1, model)
+            # The last round of an incomplete run was not aggregated, so its local state belongs to no model.
+            aggregated = len(record.rounds) - (record.status == "incomplete")
+            scores = self._scores(aggregated + 1, self._last_model())
             arm = arm_of(scores)
             counts = {label: one.citizens for label, one in scores.items()}
             self._seconds["evaluate"] += time.monotonic() - began
@@ -113,15 +116,28 @@ class Simulation:
         return Outcome(record=record, arm=arm, local=local, curve=self._curve, counts=counts, seconds=seconds)
 
     def _prepare(self) -> None:
-        """Start from an empty folder, or keep stores and curve where the run is taken up."""
+        """Start from an empty folder, or keep stores and curve where the run is taken up.
+
+        Raises:
+            ConfigError: The folder holds a run that has not ended and is not to be taken up.
+        """
         curve = self._folder / "curve.json"
         if self._config.resume:
             self._curve = POINTS.validate_json(curve.read_bytes()) if curve.is_file() else []
         else:
+            if any(self._folder.glob("checkpoints/*")) and not self._ended():
+                raise ConfigError(f"{self._folder}: holds a run that has not ended; add resume=true or choose another")
             for name in ("nodes", "checkpoints"):
                 shutil.rmtree(self._folder / name, ignore_errors=True)
             curve.unlink(missing_ok=True)
+        # What an earlier run wrote here must not be taken for this one's, should this one not end.
+        for name in ENDINGS:
+            (self._folder / name).unlink(missing_ok=True)
         (self._folder / "nodes").mkdir(parents=True, exist_ok=True)
+
+    def _ended(self) -> bool:
+        record = self._folder / "run.json"
+        return record.is_file() and RunRecord.model_validate_json(record.read_bytes()).status == "completed"
 
     def _crews(self) -> list[Crew]:
         """Deal the municipalities out, large ones first, so that workers end at about the same time."""
@@ -180,7 +196,7 @@ class Simulation:
     def _ask(self, question: Question) -> dict[str, Scores]:
         return {self._labels[node]: scores for node, scores in self._grid.ask_all(question).items()}
 
-    def _last_model(self, record: RunRecord) -> Arrays:
+    def _last_model(self) -> Arrays:
         with np.load(self._folder / "model.npz") as archive:
             return {name: archive[name] for name in archive.files}
 
@@ -212,6 +228,7 @@ def run_study(config: SimulationConfig, folder: Path, command: str, console: Con
         FaellesError: What the user can mend.
     """
     began = time.monotonic()
+    console.print(f"results go to {folder}", highlight=False, soft_wrap=True)
     usecase = shelf.find(config.usecase)
     study = resolve(usecase, config)
     _check_settings(study, config, folder)
@@ -227,9 +244,11 @@ def run_study(config: SimulationConfig, folder: Path, command: str, console: Con
         began_compare = time.monotonic()
         arms["local"] = main.local
         other = with_local(study, () if study.card.model.local else PERSONAL)
-        arms[other.main_arm] = (
-            Simulation(other, sites, config, partition, folder / other.main_arm, console).run(alone=False).arm
-        )
+        beside = Simulation(other, sites, config, partition, folder / other.main_arm, console).run(alone=False)
+        if beside.record.status == "completed":
+            arms[other.main_arm] = beside.arm
+        else:
+            console.print(f"the {other.main_arm} arm is left out: {beside.record.why}", highlight=False)
         arms["pooled"] = arm_of(pooled_scores(study.card, sites, config.seed, partition))
         seconds["compare"] += time.monotonic() - began_compare
     result = Result(

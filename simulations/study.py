@@ -6,6 +6,7 @@ Anything else makes another card with another hash, as it would have to be appro
 
 import json
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,16 +65,23 @@ def resolve(usecase: UseCase, config: SimulationConfig) -> Study:
     return Study(usecase=usecase, card=card, terms=terms, derived=card.sha256 != base.sha256)
 
 
-def federation_config(study: Study, config: SimulationConfig, folder: Path) -> FederationConfig:
-    """Describe a study's federation; equal studies get equal identifiers, so that a run can be taken up.
+def federation_config(
+    study: Study, config: SimulationConfig, folder: Path, municipalities: Sequence[tuple[str, int, int]] = ()
+) -> FederationConfig:
+    """Describe a study's federation; equal studies on equal populations get equal identifiers, to be taken up again.
+
+    Args:
+        study: What to run.
+        config: How.
+        folder: Where its checkpoints go.
+        municipalities: Label, rows and declared size of each, so that other data are another federation.
 
     Raises:
         ConfigError: A setting is out of its range.
     """
     strategy = StrategyChoice(name=config.strategy.name, terms=dict(config.strategy.terms))
-    what = json.dumps(
-        [study.card.sha256, study.terms.model_dump_json(), strategy.model_dump_json(), config.weighting, config.seed]
-    )
+    terms = [study.terms.model_dump_json(), strategy.model_dump_json(), config.weighting, config.seed]
+    what = json.dumps([study.card.sha256, *terms, *municipalities])
     try:
         return FederationConfig(
             federation=uuid.uuid5(uuid.NAMESPACE_OID, what),

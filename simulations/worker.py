@@ -138,7 +138,6 @@ class Crew:
 def serve(connection: Connection, crew: Crew) -> None:
     """Answer lists of (number, node id, bytes or Question), one reply each, until the process is ended."""
     torch.set_num_threads(1)
-    municipalities = crew.build()
     handlers: dict[type, Callable[[Municipality, object], object]] = {
         bytes: lambda one, data: one.answer(data),  # type: ignore[arg-type]
         Question: lambda one, question: one.ask(question),  # type: ignore[arg-type]
@@ -146,6 +145,7 @@ def serve(connection: Connection, crew: Crew) -> None:
     inbox: SimpleQueue[list[tuple[int, int, object]]] = SimpleQueue()
     threading.Thread(target=_take_in, args=(connection, inbox), daemon=True).start()
     with suppress(KeyboardInterrupt):
+        municipalities = crew.build()
         while True:
             for number, node_id, item in inbox.get():
                 connection.send((number, handlers[type(item)](municipalities[node_id], item)))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 import yaml
@@ -138,6 +139,59 @@ def test_another_study_does_not_take_up_this_one(sim: Sim) -> None:
     assert "another federation" in err
 
 
+def test_a_run_that_has_not_ended_is_not_thrown_away(sim: Sim, folder: Path) -> None:
+    assert sim("quorum=1.0")[0] == 3
+    status, _, err = sim("quorum=0.7")
+    assert status == 2
+    assert "add resume=true" in err
+    assert list((folder / "out" / "checkpoints").glob("*"))
+
+
+def test_other_data_is_another_federation(sim: Sim, folder: Path) -> None:
+    assert sim("quorum=0.7", "rounds=1")[0] == 0
+    table = pq.read_table(folder / "rows.parquet")
+    pq.write_table(table.slice(0, 350), folder / "rows.parquet")
+    status, _, err = sim("quorum=0.7", "rounds=1", "resume=true")
+    assert status == 2
+    assert "another federation" in err
+
+
+def test_a_csv_file_says_the_same_as_a_parquet_file(sim: Sim, folder: Path) -> None:
+    table = pq.read_table(folder / "rows.parquet")
+    brand = table.column("brand").to_pylist()
+    table = table.set_column(3, "brand", pa.array([None, *brand[1:]]))
+    pq.write_table(table, folder / "rows.parquet")
+    pyarrow.csv.write_csv(table, folder / "rows.csv")
+    assert sim("quorum=0.7", "rounds=1")[0] == 0
+    parquet = read_result(folder / "out" / "result.json")
+    assert sim("quorum=0.7", "rounds=1", f"data.path={folder / 'rows.csv'}")[0] == 0
+    csv = read_result(folder / "out" / "result.json")
+    assert csv.run.model_sha256 == parquet.run.model_sha256
+    assert csv.sites == parquet.sites
+
+
+def test_a_citizen_column_may_be_a_dictionary(sim: Sim, folder: Path) -> None:
+    table = pq.read_table(folder / "rows.parquet")
+    pq.write_table(table.set_column(1, "citizen", table.column("citizen").dictionary_encode()), folder / "rows.parquet")
+    assert sim("quorum=0.7", "rounds=1")[0] == 0
+
+
+def test_a_folder_that_cannot_be_made_gets_one_line(sim: Sim, folder: Path) -> None:
+    status, _, err = sim(f"hydra.run.dir={folder / 'card.yaml' / 'out'}")
+    assert status == 2
+    assert err.count("\n") == 1
+    assert "choose another hydra.run.dir" in err
+
+
+def test_one_bad_job_does_not_end_a_multirun(sim: Sim, folder: Path) -> None:
+    status, _, err = sim(
+        "--multirun", "rounds=1", "quorum=0.7", "training.batch_size=0,32", f"hydra.sweep.dir={folder / 'sweep'}"
+    )
+    assert status == 2
+    assert err.count("\n") == 1
+    assert len(list(folder.glob("sweep/*/result.json"))) == 1
+
+
 def test_multirun_makes_a_folder_for_each_job(sim: Sim, folder: Path) -> None:
     status, _, err = sim(
         "--multirun", "rounds=1", "quorum=0.7", "strategy=fedavg,fedadam", "privacy.epsilon=1,2",
@@ -177,6 +231,7 @@ def test_the_catalogue_is_listed_a_line_each(sim: Sim) -> None:
         (("privacy.epsilon=nan",), ("epsilon",)),
         (("quorum=3",), ("quorum", "less than or equal to 1")),
         (("deadline_s=0",), ("deadline_s",)),
+        (("deadline_s=inf",), ("deadline_s",)),
         (("weighting=rows",), ("weighting", "'equal' or 'declared'")),
         (("workers=0",), ("workers=0", "1 or more")),
         (("seed=-1",), ("seed",)),
