@@ -17,6 +17,7 @@ from faelles.errors import DataError, RunError
 from faelles.privacy.accountant import ORDERS, Event
 
 VERSION = 1
+ROUNDING = 1e-9
 KEPT_ROUNDS = 2  # an answer is kept for the last two rounds; older ones are superseded
 
 SCHEMA = """
@@ -184,12 +185,17 @@ class Store:
         """Spend, put the answer in the outbox and keep the local state: one transaction, before anything leaves.
 
         Raises:
-            RunError: The reservation was closed while the answer was being made.
+            RunError: The reservation was closed while the answer was being made, or does not hold this any more.
         """
         with self._transaction():
             reservation = self.reservation(spending.federation, spending.part)
             if reservation is None or not reservation.open:
                 raise RunError("store: expected an open reservation to spend from, it was closed meanwhile")
+            # Asked inside the transaction, so that two answers made at once cannot both take the last of it. Thirty
+            # rounds' curves add up to the run's only to float64's rounding.
+            after = self.spent(spending.federation, spending.part) + spending.curve
+            if not (after <= reservation.curve * (1 + ROUNDING)).all():
+                raise RunError("store: expected to spend no more than was reserved; nothing was released")
             self._database.execute(
                 "INSERT INTO event (population, part, federation, server_round, kind, sampling_rate,"
                 " noise_multiplier, steps, curve) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",

@@ -30,7 +30,7 @@ def store(path: Path) -> Iterator[Store]:
 
 
 def reservation(federation: str = "f", part: str = "training") -> Reservation:
-    return Reservation(federation=federation, part=part, population="p", card_sha256="c", terms="{}", curve=3 * CURVE)
+    return Reservation(federation=federation, part=part, population="p", card_sha256="c", terms="{}", curve=5 * CURVE)
 
 
 def spending(server_round: int, kind: str = "train", federation: str = "f") -> Spending:
@@ -50,6 +50,15 @@ def test_only_the_owner_can_read_the_file_and_what_sqlite_puts_beside_it(store: 
     modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in path.parent.iterdir()}
     assert path.name in modes
     assert set(modes.values()) == {0o600}
+
+
+def test_more_than_was_reserved_cannot_be_spent_and_leaves_no_trace(store: Store) -> None:
+    for number in range(1, 6):
+        store.commit(spending(number), "request", b"answer")
+    with pytest.raises(RunError, match="no more than was reserved"):
+        store.commit(spending(6), "request", b"answer")
+    assert store.answer("f", 6, "train") is None
+    np.testing.assert_allclose(store.spent("f", "training"), 5 * CURVE)
 
 
 def test_a_file_that_others_could_read_is_closed_to_them(path: Path) -> None:
@@ -78,7 +87,7 @@ def test_all_of_it_is_there_after_reopening(store: Store, path: Path) -> None:
     kept = again.reservation("f", "training")
     assert kept is not None
     assert (kept.population, kept.card_sha256, kept.terms, kept.open) == ("p", "c", "{}", True)
-    np.testing.assert_array_equal(kept.curve, 3 * CURVE)
+    np.testing.assert_array_equal(kept.curve, 5 * CURVE)
     np.testing.assert_array_equal(again.spent("f", "training"), CURVE)
     assert again.answer("f", 1, "train") == ("request", b"answer")
     assert again.local_state("f", 2) == b"state"
