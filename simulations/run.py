@@ -205,6 +205,11 @@ def _check_settings(study: Study, config: SimulationConfig, folder: Path) -> Non
     """Refuse wrong settings before any data is read."""
     if config.workers is not None and config.workers < 1:
         raise ConfigError(f"workers={config.workers}: expected 1 or more processes; leave it out to use every core")
+    if study.usecase.held_out and study.terms.epsilon < float("inf"):
+        # Its adapter fits to the data before any noise, so an epsilon would be a claim that is not true.
+        raise ConfigError(
+            f"usecase={study.card.id}: expected privacy.epsilon=inf, for its protocol is not private; add it"
+        )
     federation_config(study, config, folder)
     build(config.strategy.name, dict(config.strategy.terms))
 

@@ -242,6 +242,7 @@ def test_the_catalogue_is_listed_a_line_each(sim: Sim) -> None:
         (("data.path=nowhere.parquet",), ("nowhere.parquet", "none there")),
         (("data.site=town",), ("data.site=town", "citizen, age, brand")),
         (("usecase=elder-admision",), ("elder-admission",)),
+        (("usecase=heart-disease-flamby",), ("expected privacy.epsilon=inf",)),
         (("usecase=no/such/folder",), ("no/such/folder",)),
     ],
 )
