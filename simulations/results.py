@@ -50,6 +50,11 @@ ROWS = (
     Row(name="heart-disease", overrides=("usecase=heart-disease", "compare=true"), data=HEART),
     Row(name="heart-published", overrides=PUBLISHED, data=HEART),
     Row(name="heart-published-all-shared", overrides=(*PUBLISHED, "model.local=[]"), data=HEART),
+    Row(
+        name="heart-published-equal-weights",
+        overrides=(*PUBLISHED, "model.local=[]", "weighting=equal"),
+        data=HEART,
+    ),
     Row(name="elder-admission", overrides=("usecase=elder-admission", "compare=true"), data="", seeds=(1, 2, 3)),
     Row(name="mortality-65-arms", overrides=("usecase=mortality-65", "compare=true"), data=MORTALITY, seeds=(1,)),
     Row(name="income-arms", overrides=(*ADAM, "compare=true"), data=INCOME, seeds=(1,)),
