@@ -37,6 +37,8 @@ soak: $(VENV)/.installed-test ## run the long counts of the statistical and endu
 	@$(BIN)/python -m pytest -q -n $(WORKERS) -m soak --timeout 3600
 
 bench: $(VENV)/.installed-bench ## measure every row of docs/results.md again (long)
+	@$(BIN)/python -m simulations.custody
+	@$(BIN)/python -m simulations.attacks
 	@$(BIN)/python -m simulations.results --run
 
 results: $(VENV)/.installed ## print the rows of docs/results.md with the command of each

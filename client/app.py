@@ -2,61 +2,67 @@
 
 import logging
 
+import torch
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from client.dataset import Partition
-from client.node import Node, Refused
-from client.policy import Policy
-from client.source import Source
-from client.store import Store
+from client.home import Home
+from client.limits import apply_limits
+from client.node import Node
 from faelles.errors import WireError
-from faelles.privacy.mechanisms import Mechanisms
-from faelles.records import Code, answer_message, parse_request, refusal_message
+from faelles.privacy.mechanisms import SecureMechanisms
+from faelles.records import Code, Refusal, answer_message, parse_request, refusal_message
 
 log = logging.getLogger(__name__)
 
 
-def build_client_app(
-    mechanisms: Mechanisms, store: Store, source: Source, policy: Policy, partition: Partition | None = None
-) -> ClientApp:
-    """Build the ClientApp of one municipality.
+class MunicipalityApp(ClientApp):
+    """Answer every message through one door, whatever its type: Flower's own routing answers with texts of its own."""
 
-    Args:
-        mechanisms: Opens the randomness of each release.
-        store: The municipality's store.
-        source: The population's rows.
-        policy: The municipality's rules.
-        partition: How citizens are held out; by the store's key where it is None.
+    def __init__(self, node: Node) -> None:
+        super().__init__()
+        self._node = node
 
-    Returns:
-        An app that answers query.ready, train, evaluate, query.final and query.close.
+    def __call__(self, message: Message, context: Context) -> Message:
+        """Answer a message."""
+        return reply(self._node, message)
+
+
+def open_node(home: Home) -> Node:
+    """Open the municipality's own node: its folder, its rules, its rows, and noise from the operating system.
+
+    Raises:
+        FaellesError: Something of it is missing, damaged, or in use by another process.
     """
-    return app_of(Node(mechanisms=mechanisms, store=store, source=source, policy=policy, partition=partition))
+    policy = home.policy_or_nothing()
+    apply_limits(policy)
+    torch.set_num_threads(policy.threads)  # torch is here already and has read the environment
+    store = home.store(serving=True)
+    return Node(
+        municipality=home.settings.municipality,
+        signer=home.signer(),
+        mechanisms=SecureMechanisms(),
+        store=store,
+        policy=home.policy_or_nothing,
+        rows=lambda population, card: Home.open(home.folder).rows(store, population, card),
+    )
 
 
-def app_of(node: Node) -> ClientApp:
-    """Wrap a node's answers into a ClientApp."""
-    app = ClientApp()
-
-    def answer(message: Message, context: Context) -> Message:
-        return reply(node, message)
-
-    app.train()(answer)
-    app.evaluate()(answer)
-    for action in ("ready", "final", "close"):
-        app.query(action)(answer)
-    return app
+def build_client_app(node: Node) -> ClientApp:
+    """Build the ClientApp of one municipality."""
+    return MunicipalityApp(node)
 
 
 def reply(node: Node, message: Message) -> Message:
     """Answer one message; whatever goes wrong leaves as a code and never as a text that data could colour."""
     try:
-        return answer_message(node.answer(parse_request(message)), message)
-    except Refused as refused:
-        return refusal_message(refused.code, message)
+        answer = node.answer(parse_request(message))
     except WireError:
-        return refusal_message(Code.MALFORMED, message)
+        answer = node.refuse(Refusal(code=Code.MALFORMED))
     except Exception as error:
-        log.error("event=failed kind=%s error=%s", message.metadata.message_type, type(error).__name__)
-        return refusal_message(Code.FAILED, message)
+        # What numpy or Flower make of foreign bytes; the sender learns only that it could not be read.
+        log.error("event=unreadable error=%s", type(error).__name__)
+        answer = node.refuse(Refusal(code=Code.MALFORMED))
+    if isinstance(answer, Refusal):
+        return refusal_message(answer, message)
+    return answer_message(answer, message)

@@ -8,6 +8,7 @@ Legend: N rows, B citizens, R rows a citizen, F features.
 """
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -16,9 +17,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from faelles.card import CategoryFeature, UseCaseCard
-from faelles.errors import DataError
-from faelles.features import Citizens, as_text, category_index, column_of, encode_label, encode_rows, numbers
+from faelles.card import UseCaseCard
+from faelles.features import Citizens, as_text, column_of, encode_rows
+
+LONGEST_NAME = 64  # letters of a citizen's identity that are kept as they are
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +47,7 @@ class KeyedPartition:
 
     def held_out(self, table: pa.Table, unit_N: NDArray[np.str_], share: float) -> NDArray[np.bool_]:
         """Hold out a citizen where its hash, read as a number in [0, 1), is below `share`."""
-        return _hashes(self.key, b"part", (unit.encode() for unit in unit_N)) < share * 2.0**64
+        return keyed_hashes(self.key, b"part", (unit.encode() for unit in unit_N)) < share * 2.0**64
 
 
 def build_dataset(card: UseCaseCard, table: pa.Table, key: bytes, partition: Partition | None = None) -> Dataset:
@@ -75,46 +77,6 @@ def build_dataset(card: UseCaseCard, table: pa.Table, key: bytes, partition: Par
     )
 
 
-def check_contract(card: UseCaseCard, table: pa.Table) -> None:
-    """Check that a table fits the contract; local, at approval, nothing of it leaves.
-
-    Raises:
-        DataError: Everything that does not fit, each with what was expected and how many rows, never a value.
-    """
-    problems = [_problem(card, table, name) for name in card.columns]
-    found = [problem for problem in problems if problem]
-    if found:
-        raise DataError("; ".join(found))
-
-
-def _problem(card: UseCaseCard, table: pa.Table, name: str) -> str:
-    try:
-        column = column_of(table, name)
-        feature = next((feature for feature in card.features if feature.name == name), None)
-        if name == card.unit:
-            return _missing(name, _units(card, table) == "", "citizen")
-        if name == card.label.column:
-            return _undeclared(name, column, encode_label(card.label, table), card.label.values)
-        if isinstance(feature, CategoryFeature):
-            return _undeclared(name, column, category_index(column, feature.values, name), feature.values)
-        numbers(column, name)
-        return ""
-    except DataError as error:
-        return str(error)
-
-
-def _undeclared(name: str, column: pa.Array, index_N: NDArray[np.int64], values: tuple[str, ...]) -> str:
-    present_N = ~np.asarray(pc.is_null(column, nan_is_null=True).to_numpy(zero_copy_only=False), dtype=bool)
-    count = int((present_N & (index_N < 0)).sum())
-    shown = ", ".join(values[:8]) + (", ..." if len(values) > 8 else "")
-    advice = "declare them in the card or map them before"
-    return f"column {name}: expected {shown}; {count} rows hold something else; {advice}" if count else ""
-
-
-def _missing(name: str, missing_N: NDArray[np.bool_], noun: str) -> str:
-    return f"column {name}: expected a {noun} in every row; {int(missing_N.sum())} have none" if missing_N.any() else ""
-
-
 def _units(card: UseCaseCard, table: pa.Table) -> NDArray[np.str_]:
     """Name each row's citizen; "" where it has none. Where a row is a citizen, its position names it.
 
@@ -123,14 +85,29 @@ def _units(card: UseCaseCard, table: pa.Table) -> NDArray[np.str_]:
     if card.unit is None:
         return np.arange(table.num_rows).astype(np.str_)
     text = pc.fill_null(as_text(column_of(table, card.unit), card.unit), "")
-    return np.asarray(text.to_pylist(), dtype=np.str_)
+    return np.asarray([_short(name) for name in text.to_pylist()], dtype=np.str_)
 
 
-def _hashes(key: bytes, purpose: bytes, items: object) -> NDArray[np.uint64]:
-    """Hash each item to a uniform 64-bit number under the key."""
+def _short(name: str) -> str:
+    """Name a citizen as numpy can hold it: it gives every name the room of the longest, and drops zeros at the end.
+
+    One endless name would take memory for everybody, and a reply that fails for want of it tells that it is there.
+    """
+    whole = len(name) <= LONGEST_NAME and not name.endswith("\0")
+    return name if whole else hashlib.sha256(name.encode()).hexdigest()
+
+
+def keyed_hashes(key: bytes, purpose: bytes, items: Iterable[bytes]) -> NDArray[np.uint64]:
+    """Hash each item to a uniform 64-bit number under the key.
+
+    Args:
+        key: The municipality's secret key, 32 bytes.
+        purpose: At most 16 bytes; hashes for different purposes tell nothing about each other.
+        items: What to hash.
+    """
     keyed = hashlib.blake2b(key=key, person=purpose, digest_size=8)
     digests = bytearray()
-    for item in items:  # type: ignore[attr-defined]
+    for item in items:
         one = keyed.copy()
         one.update(item)
         digests += one.digest()
@@ -147,7 +124,7 @@ def _chosen_rows(
 ) -> NDArray[np.bool_]:
     """Choose for each citizen its distinct rows with the smallest keyed hashes."""
     contents = (unit.encode() + b"\0" + x.tobytes() + y.tobytes() for unit, x, y in zip(unit_N, x_NF, y_N, strict=True))
-    hash_N = _hashes(key, b"row", contents)
+    hash_N = keyed_hashes(key, b"row", contents)
     order_N = np.lexsort((hash_N, unit_N))
     order_N = order_N[usable_N[order_N]]
     unit_M, hash_M = unit_N[order_N], hash_N[order_N]

@@ -1,55 +1,54 @@
 """Answer the coordinator's requests: first policy, then account, then mechanism, and one transaction at the end.
 
-The coordinator only asks. Whatever it sends, the answer is an output of a DP mechanism, a public constant, or a code
-that is a function of policy, approval and account.
+Whatever the coordinator sends, the answer is an output of a DP mechanism, a public constant, or a code that is a
+function of policy, approval and account; and each answer is a line in the journal before it leaves.
 """
 
+import hashlib
 import logging
+import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import datetime
 
 import numpy as np
+import pyarrow as pa
 
-from client import ledger
+from client import head, journal, ledger, outbox
+from client.admission import EXACT, WORK, Consented, Refused, admit, evaluation_event, open_run, reserve
 from client.dataset import Dataset, Partition, build_dataset
-from client.policy import Approval, Policy
-from client.source import Source
-from client.store import Reservation, Spending, Store
+from client.egress import Blocked, Gate
+from client.journal import Line
+from client.keys import Signer
+from client.ledger import Spending, utc_now
+from client.policy import Policy
+from client.store import Store
 from faelles.card import UseCaseCard
-from faelles.errors import PlanError, WireError
+from faelles.errors import LedgerError, PlanError, WireError
 from faelles.models import Arrays, build_model, check_arrays, initial_parameters, shared_shapes
-from faelles.privacy.accountant import Event, rdp_curve
+from faelles.privacy.accountant import Event, epsilon, rdp_curve
 from faelles.privacy.dpsgd import LocalTerms
 from faelles.privacy.mechanisms import Mechanisms
-from faelles.privacy.plan import PrivacyPlan, gaussian_event
-from faelles.privacy.release import release_histogram, release_update
+from faelles.privacy.plan import PrivacyPlan
+from faelles.privacy.release import Release, release_histogram, release_update
 from faelles.records import (
-    DECLARED_SIZE,
     LARGEST_PULL,
-    MUNICIPALITY,
+    LEDGER_HEAD,
     PLAN,
     PROXIMAL_MU,
     TERMS,
     Answer,
     Code,
+    Constants,
     Kind,
+    Refusal,
     Request,
-    Scalar,
     pack,
     unpack,
 )
 from faelles.terms import RunTerms
 
 log = logging.getLogger(__name__)
-EXACT = Event(sampling_rate=1.0, noise_multiplier=0.0, steps=1)  # what a release without noise costs: everything
-
-
-class Refused(Exception):  # noqa: N818  # a refusal is an answer and not an error
-    """Carry the code of a refusal to the place where the reply is made."""
-
-    def __init__(self, code: Code) -> None:
-        super().__init__(code.text)
-        self.code = code
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,86 +56,122 @@ class Node:
     """Hold what one municipality answers with.
 
     Args:
+        municipality: Its public name, the kommunekode.
+        signer: The agent's key.
         mechanisms: Opens the randomness of each release.
-        store: Account, outbox and local state.
-        source: The population's rows.
-        policy: The municipality's rules.
+        store: The one file: account, outbox, local state, journal, and what people decided.
+        policy: Reads the municipality's rules; asked for every request, so that a change counts at once.
+        rows: Reads a population's rows for a card, under the contract's names.
         partition: How citizens are held out; by the store's key where it is None.
+        recipient: Whom answers go to, as the journal names it.
+        clock: Tells the time.
     """
 
+    municipality: str
+    signer: Signer
     mechanisms: Mechanisms
     store: Store
-    source: Source
-    policy: Policy
+    policy: Callable[[], Policy]
+    rows: Callable[[str, UseCaseCard], pa.Table]
     partition: Partition | None = None
-    _datasets: dict[str, Dataset] = field(default_factory=dict, init=False, repr=False)
+    recipient: str = "coordinator"
+    clock: Callable[[], datetime] = utc_now
+    _datasets: dict[tuple[str, str], Dataset] = field(default_factory=dict, init=False, repr=False)
 
-    def answer(self, request: Request) -> Answer:
-        """Answer a request.
-
-        Raises:
-            Refused: With the code that goes out instead.
-        """
-        handlers: dict[Kind, Callable[[Request, Approval], Answer]] = {
+    def answer(self, request: Request) -> Answer | Refusal:
+        """Answer a request; whatever goes wrong becomes a code, never a text that data could colour."""
+        handlers: dict[Kind, Callable[[Request, Consented], Answer]] = {
             Kind.READY: self._ready,
             Kind.TRAIN: self._train,
             Kind.EVALUATE: self._evaluate,
             Kind.FINAL: self._final,
             Kind.CLOSE: self._close,
         }
-        approval = self.policy.approval(request.card_sha256)
-        if isinstance(approval, Code):
-            raise Refused(approval)
         try:
-            return handlers[request.kind](request, approval)
+            self._notice_head(request)
+            consented = admit(self.store.database, request, self.policy(), self.clock())
+            if request.kind in WORK and head.frozen(self.store.database):
+                raise Refused(Code.LEDGER_FROZEN)
+            return handlers[request.kind](request, consented)
+        except Refused as refused:
+            return self.refuse(refused.refusal, request)
         except (WireError, PlanError):
-            raise Refused(Code.MALFORMED) from None
+            return self.refuse(Refusal(code=Code.MALFORMED), request)
+        except Blocked:
+            return self.refuse(Refusal(code=Code.FAILED), request, journal.BLOCKED)
+        except Exception as error:
+            log.error("event=failed kind=%s error=%s", request.kind, type(error).__name__)
+            return self.refuse(Refusal(code=Code.FAILED), request)
 
-    def dataset(self, card: UseCaseCard) -> Dataset:
-        """Read the population once and keep its two parts in memory."""
-        if card.sha256 not in self._datasets:
-            table = self.source.read()
-            self._datasets[card.sha256] = build_dataset(card, table, self.store.key, self.partition)
-        return self._datasets[card.sha256]
+    def refuse(self, refusal: Refusal, request: Request | None = None, outcome: str | None = None) -> Refusal:
+        """Journal a refusal; a request that could not be read has no terms that a line may repeat."""
+        line = Line(
+            outcome=outcome or journal.REFUSED + refusal.code.text,
+            recipient=self.recipient,
+            kind=request.kind if request else "unknown",
+            bytes=len(refusal.text),
+            card=request.card_sha256 if request else "",
+            federation=request.federation if request else "",
+            server_round=request.server_round if request else 0,
+        )
+        try:
+            with self.store.transaction() as database:
+                journal.write(database, line, self.clock())
+        except sqlite3.Error as error:
+            # A constant code leaves all the same: silence would tell no less, and hang the round.
+            log.error("event=unjournalled outcome=%s error=%s", line.outcome, type(error).__name__)
+        return refusal
+
+    def dataset(self, card: UseCaseCard, population: str) -> Dataset:
+        """Read a population once for a card and keep its two parts in memory."""
+        key = (card.sha256, population)
+        if key not in self._datasets:
+            self._datasets[key] = build_dataset(card, self.rows(population, card), self.store.key, self.partition)
+        return self._datasets[key]
 
     def parameters(self, card: UseCaseCard, federation: str, before_round: int, shared: Arrays) -> Arrays:
         """Join shared arrays with the newest local state made before a round, in the card's order."""
-        state = self.store.local_state(federation, before_round)
+        state = outbox.local_state(self.store.database, federation, before_round)
         local = unpack(state)[1] if state else initial_parameters(card)
         return {name: shared[name] if name in shared else local[name] for name in card.model.parameter_names}
 
-    def _ready(self, request: Request, approval: Approval) -> Answer:
+    def _notice_head(self, request: Request) -> None:
+        """Notice an account that was set back, also where the request itself is refused: others may ask for work."""
+        presented = request.extra.get(LEDGER_HEAD)
+        if presented is not None:
+            with self.store.transaction() as database:
+                head.present(database, self.signer, str(presented))
+
+    def _ready(self, request: Request, consented: Consented) -> Answer:
         text = str(request.extra.get(TERMS, ""))
         terms = RunTerms.parse(text)
-        earlier = self.store.reservation(request.federation, ledger.TRAINING)
-        if earlier is not None:
-            # Also where the run is closed: it may ask again for what it was answered, and cannot train on.
-            if (earlier.card_sha256, earlier.terms) != (request.card_sha256, text):
+        now = self.clock()
+        with self.store.transaction() as database:
+            earlier = ledger.reservation(database, request.federation, ledger.TRAINING)
+            if earlier is None:
+                reserve(database, request, consented, terms, text, now)
+                # A new run reads the newest extract.
+                self._datasets.pop((consented.card.sha256, consented.population.name), None)
+            elif (earlier.card_sha256, earlier.terms) != (request.card_sha256, text):
                 raise Refused(Code.REQUEST_CONFLICTS)
-        elif not self.policy.allows(approval, terms):
-            raise Refused(Code.TERMS_REFUSED)
-        elif not self._reserve(request, approval, terms, text):
-            raise Refused(Code.BUDGET_EXHAUSTED)
-        extra: dict[str, Scalar] = {MUNICIPALITY: self.policy.municipality, DECLARED_SIZE: approval.declared_size}
-        return _echo(request, extra=extra)
+            # Also where the run is closed: it may ask again for what it was answered, and cannot train on.
+            constants = Constants(
+                municipality=self.municipality,
+                declared_size=consented.approval.declared_size,
+                ledger_head=head.sign(database, self.signer, now),
+            )
+            return self._clear(database, request, consented, constants)
 
-    def _reserve(self, request: Request, approval: Approval, terms: RunTerms, text: str) -> bool:
-        curves = {ledger.TRAINING: terms.plan(approval.card, approval.declared_size).curve}
-        if terms.evaluate:
-            curves[ledger.HELD_OUT] = rdp_curve(_evaluation_event(approval.card, terms))
-        return ledger.reserve(
-            self.store, request.federation, approval.population, request.card_sha256, text, curves,
-            self.policy.epsilon_cap, self.policy.delta,
-        )  # fmt: skip
-
-    def _train(self, request: Request, approval: Approval) -> Answer:
-        card = approval.card
-        repeated = self._repeated(request)
+    def _train(self, request: Request, consented: Consented) -> Answer:
+        card = consented.card
+        repeated = self._repeated(request, consented)
         if repeated is not None:
             return repeated
-        reserved, terms = self._open_run(request, approval, ledger.TRAINING)
-        plan = terms.plan(card, approval.declared_size)
-        if self.store.rounds_spent(request.federation, Kind.TRAIN) >= plan.rounds:
+        if not consented.policy.updates:
+            raise Refused(Code.RELEASE_NOT_ALLOWED)
+        reserved, terms = open_run(self.store.database, request, consented, ledger.TRAINING, self.clock())
+        plan = terms.plan(card, consented.approval.declared_size)
+        if ledger.rounds_spent(self.store.database, request.federation, ledger.TRAINING) >= plan.rounds:
             raise Refused(Code.BUDGET_EXHAUSTED)
         # The declared size may have been restated since: what was reserved is what may be spent.
         reserved_plan = np.array_equal(plan.curve, reserved.curve)
@@ -145,94 +180,127 @@ class Node:
         check_arrays(shared_shapes(card), request.arrays)
         start = self.parameters(card, request.federation, request.server_round, request.arrays)
         released = release_update(
-            card, build_model(card), start, self.dataset(card).training, plan,
+            card, build_model(card), start, self.dataset(card, consented.population.name).training, plan,
             LocalTerms(learning_rate=card.training.learning_rate, proximal_mu=_pull(request)),
             self.mechanisms.open_release(request.federation, request.server_round, Kind.TRAIN),
         )  # fmt: skip
-        answer = _echo(request, arrays=dict(released.update.arrays))
         state = pack({}, released.local) if card.model.local else None
-        self._commit(request, approval, ledger.TRAINING, released.update.event, answer, state)
-        return answer
+        event = plan.round_event if plan.private else EXACT
+        return self._commit(request, consented, ledger.TRAINING, event, released.update, state)
 
-    def _evaluate(self, request: Request, approval: Approval) -> Answer:
-        card = approval.card
-        repeated = self._repeated(request)
+    def _evaluate(self, request: Request, consented: Consented) -> Answer:
+        card = consented.card
+        repeated = self._repeated(request, consented)
         if repeated is not None:
             return repeated
-        _, terms = self._open_run(request, approval, ledger.HELD_OUT)
-        if self.store.rounds_spent(request.federation, Kind.EVALUATE):
+        if not consented.policy.histograms:
+            raise Refused(Code.RELEASE_NOT_ALLOWED)
+        _, terms = open_run(self.store.database, request, consented, ledger.HELD_OUT, self.clock())
+        if ledger.rounds_spent(self.store.database, request.federation, ledger.HELD_OUT):
             raise Refused(Code.BUDGET_EXHAUSTED)
         check_arrays(shared_shapes(card), request.arrays)
         parameters = self.parameters(card, request.federation, request.server_round + 1, request.arrays)
-        event = _evaluation_event(card, terms)
+        event = evaluation_event(card, terms)
         released = release_histogram(
-            card, build_model(card), parameters, self.dataset(card).held_out,
+            card, build_model(card), parameters, self.dataset(card, consented.population.name).held_out,
             event.noise_multiplier,
             self.mechanisms.open_release(request.federation, request.server_round, Kind.EVALUATE),
         )  # fmt: skip
-        answer = _echo(request, arrays=dict(released.arrays))
-        self._commit(request, approval, ledger.HELD_OUT, released.event, answer, None)
-        return answer
+        return self._commit(request, consented, ledger.HELD_OUT, event, released, None)
 
-    def _final(self, request: Request, approval: Approval) -> Answer:
-        card = approval.card
+    def _final(self, request: Request, consented: Consented) -> Answer:
+        card = consented.card
         check_arrays(shared_shapes(card), request.arrays)
-        reserved = self.store.reservation(request.federation, ledger.TRAINING)
+        reserved = ledger.reservation(self.store.database, request.federation, ledger.TRAINING)
         if reserved is None or reserved.card_sha256 != request.card_sha256:
             raise Refused(Code.NOT_READY)
         model = self.parameters(card, request.federation, request.server_round + 1, request.arrays)
-        self.store.keep_model(request.federation, request.card_sha256, pack({}, model))
-        return _echo(request)
+        with self.store.transaction() as database:
+            time = ledger.moment(self.clock())
+            outbox.keep_model(database, request.federation, request.card_sha256, pack({}, model), time)
+            return self._clear(database, request, consented, Constants())
 
-    def _close(self, request: Request, approval: Approval) -> Answer:
-        reserved = self.store.reservation(request.federation, ledger.TRAINING)
+    def _close(self, request: Request, consented: Consented) -> Answer:
+        reserved = ledger.reservation(self.store.database, request.federation, ledger.TRAINING)
         if reserved is not None and reserved.card_sha256 != request.card_sha256:
             raise Refused(Code.NOT_READY)
-        self.store.free(request.federation)
-        return _echo(request)
+        with self.store.transaction() as database:
+            ledger.free(database, request.federation, "closed", self.clock())
+            return self._clear(database, request, consented, Constants())
 
-    def _repeated(self, request: Request) -> Answer | None:
+    def _repeated(self, request: Request, consented: Consented) -> Answer | None:
         """Find what was answered to this very request before; it leaves as the very same bytes."""
-        kept = self.store.answer(request.federation, request.server_round, request.kind)
+        database = self.store.database
+        kept = outbox.find(database, request.federation, request.server_round, request.kind)
         if kept is None:
-            if request.server_round < self.store.last_round(request.federation, request.kind):
+            if request.server_round < outbox.last_round(database, request.federation, request.kind):
                 raise Refused(Code.SUPERSEDED)
             return None
-        digest, answer = kept
-        if digest != request.sha256:
+        if kept.request != request.sha256:
             raise Refused(Code.REQUEST_CONFLICTS)
-        if answer is None:
+        if kept.answer is None:
             raise Refused(Code.SUPERSEDED)
-        return Answer.unpack(answer)
-
-    def _open_run(self, request: Request, approval: Approval, part: str) -> tuple[Reservation, RunTerms]:
-        reserved = self.store.reservation(request.federation, part)
-        if reserved is None or not reserved.open:
-            raise Refused(Code.NOT_READY)
-        if (reserved.card_sha256, reserved.population) != (request.card_sha256, approval.population):
-            raise Refused(Code.NOT_READY)
-        terms = RunTerms.parse(reserved.terms)
-        if request.server_round > terms.rounds:
-            raise Refused(Code.BUDGET_EXHAUSTED)
-        return reserved, terms
+        line = _line(journal.RESENT, self.recipient, request, consented, kept.answer)
+        if not journal.left_before(database, line):
+            raise Blocked  # the outbox holds other bytes than the journal says were cleared
+        with self.store.transaction() as writing:
+            journal.write(writing, line, self.clock())
+        return Answer.unpack(kept.answer)
 
     def _commit(
-        self, request: Request, approval: Approval, part: str, event: Event | None, answer: Answer, state: bytes | None
-    ) -> None:
+        self, request: Request, consented: Consented, part: str, event: Event, release: Release, state: bytes | None
+    ) -> Answer:
+        """Spend, sign, clear, keep and journal: one transaction, before anything leaves.
+
+        The event is what was planned and reserved; the gate sees to it that the release was made by no other.
+        """
+        now = self.clock()
         spending = Spending(
-            population=approval.population, part=part, federation=request.federation,
-            server_round=request.server_round, kind=request.kind, event=event or EXACT,
-            curve=rdp_curve(event or EXACT),
+            federation=request.federation, part=part, server_round=request.server_round, kind=request.kind,
+            event=event, curve=rdp_curve(event),
         )  # fmt: skip
-        self.store.commit(spending, request.sha256, answer.pack(), state)
-        log.info(
-            "event=released kind=%s federation=%s round=%d", request.kind, request.federation, request.server_round
-        )
+        with self.store.transaction() as database:
+            try:
+                ledger.spend(database, spending, now)
+            except LedgerError:
+                raise Refused(Code.NOT_READY) from None  # withdrawn, closed or expired while the answer was made
+            constants = Constants(ledger_head=head.sign(database, self.signer, now))
+            answer = self._clear(database, request, consented, constants, release, spending)
+            place = (request.federation, request.server_round, str(request.kind))
+            outbox.put(database, place, request.sha256, answer.pack(), state)
+        return answer
+
+    def _clear(
+        self,
+        database: sqlite3.Connection,
+        request: Request,
+        consented: Consented,
+        constants: Constants,
+        release: Release | None = None,
+        spending: Spending | None = None,
+    ) -> Answer:
+        """Pass the gate and write the line that says so; within the transaction of what it tells of."""
+        gate = Gate(municipality=self.municipality, signer=self.signer)
+        event = spending.event if spending else None
+        answer = gate.clear(request, consented.card, consented.approval.declared_size, constants, release, event)
+        line = _line(journal.CLEARED, self.recipient, request, consented, answer.pack())
+        if spending is not None:
+            after = ledger.spent_beside(database, spending, self.clock())
+            line = line.costing(
+                epsilon(spending.curve, consented.budget.delta),
+                epsilon(after, consented.budget.delta),
+                consented.budget.delta,
+            )
+        journal.write(database, line, self.clock())
+        return answer
 
 
-def _evaluation_event(card: UseCaseCard, terms: RunTerms) -> Event:
-    """Account for the score histogram; a run without privacy releases it exactly."""
-    return EXACT if terms.epsilon == float("inf") else gaussian_event(card.evaluation.epsilon, card.privacy.delta)
+def _line(outcome: str, recipient: str, request: Request, consented: Consented, answer: bytes) -> Line:
+    return Line(
+        outcome=outcome, recipient=recipient, kind=request.kind, bytes=len(answer),
+        sha256=hashlib.sha256(answer).hexdigest(), card=request.card_sha256, federation=request.federation,
+        server_round=request.server_round, approval=consented.approval.number,
+    )  # fmt: skip
 
 
 def _pull(request: Request) -> float:
@@ -240,10 +308,3 @@ def _pull(request: Request) -> float:
     if not isinstance(mu, (int, float)) or not 0 <= mu < LARGEST_PULL:
         raise WireError(f"{PROXIMAL_MU}: expected a number from 0 to below {LARGEST_PULL:g}, another came")
     return float(mu)
-
-
-def _echo(request: Request, extra: dict[str, Scalar] | None = None, arrays: Arrays | None = None) -> Answer:
-    return Answer(
-        federation=request.federation, server_round=request.server_round, card_sha256=request.card_sha256,
-        extra=extra or {}, arrays=arrays or {},
-    )  # fmt: skip

@@ -252,7 +252,7 @@ def load_card(path: Path) -> UseCaseCard:
         fields = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError:
         raise CardError(f"{path}: expected a card.yaml that can be read; write one as docs/cards.md shows") from None
-    except (yaml.YAMLError, ValueError, AttributeError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, AttributeError, LookupError, ArithmeticError, RecursionError) as error:
         # Beside its own errors PyYAML lets through what Python says of a date, a number or a nesting that cannot be.
         line = getattr(getattr(error, "problem_mark", None), "line", None)
         where = "" if line is None else f" at line {line + 1}"
@@ -260,12 +260,15 @@ def load_card(path: Path) -> UseCaseCard:
     return parse_card(fields, str(path))
 
 
-def describe_mistakes(error: ValidationError) -> str:
-    """Write every mistake that pydantic found on one line: its path, what was expected, what came."""
-    return "; ".join(_describe(detail) for detail in error.errors(include_url=False))
+def describe_mistakes(error: ValidationError, *, values: bool = True) -> str:
+    """Write every mistake that pydantic found on one line: its path, what was expected and, with `values`, what came.
+
+    A card is public, and what came helps to mend it; a municipality's own files may hold what nobody should repeat.
+    """
+    return "; ".join(_describe(detail, values) for detail in error.errors(include_url=False))
 
 
-def _describe(detail: Any) -> str:
+def _describe(detail: Any, values: bool) -> str:
     place = list(detail["loc"])
     if place[:1] == ["features"] and len(place) > 2:
         del place[2]  # pydantic's tag for the kind of feature; it stands in no card
@@ -276,7 +279,9 @@ def _describe(detail: Any) -> str:
     if kind == "missing":
         return f"{path}: is missing; write it"
     if kind == "extra_forbidden":
-        return f"{path}: is not a field of a card; remove it or correct its name"
+        return f"{path}: is no known field; remove it or correct its name"
     came = detail["input"]
-    shown = f" (came: {came!r:.60})" if isinstance(came, (str, int, float, bool, type(None))) else ""
+    # Python refuses to write out an integer of thousands of digits.
+    short = isinstance(came, (str, float, type(None))) or (isinstance(came, int) and came.bit_length() < 200)
+    shown = f" (came: {came!r:.60})" if values and short else ""
     return f"{path}: {message[0].lower()}{message[1:]}{shown}"

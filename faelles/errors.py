@@ -4,6 +4,8 @@
     ├── CardError        a card or its contract does not say what it must
     ├── ConfigError      a command was given something it does not know
     ├── DataError        a source does not fit the contract
+    ├── KeyFileError     a key is missing, readable by others, or not the right one
+    ├── LedgerError      the account on disk cannot be trusted as it is
     ├── PlanError        a privacy plan cannot be met
     ├── PolicyError      a municipality's rules do not allow what was asked
     ├── RunError         a federation could not go on
@@ -21,7 +23,23 @@ and what to do, and never holds a data value: names of columns are public (they 
 
 
 class FaellesError(ValueError):
-    """Report something that the user can mend."""
+    """Report something that the user can mend.
+
+    Args:
+        text: One line in English.
+        da: The same in Danish, where a municipality's own people meet it.
+    """
+
+    def __init__(self, text: str, da: str | None = None) -> None:
+        super().__init__(text)
+        self.da = da
+
+    def __reduce__(self) -> tuple[type["FaellesError"], tuple[str, str | None]]:
+        return type(self), (str(self), self.da)
+
+    def text(self, language: str) -> str:
+        """Say it in `da` or `en`; in English where there is no Danish."""
+        return self.da if language == "da" and self.da else str(self)
 
 
 class CardError(FaellesError):
@@ -34,6 +52,14 @@ class ConfigError(FaellesError):
 
 class DataError(FaellesError):
     """Report a source that does not fit its contract."""
+
+
+class KeyFileError(FaellesError):
+    """Report a key file that cannot be used."""
+
+
+class LedgerError(FaellesError):
+    """Report an account, outbox or journal that is damaged, older than it was, or in use."""
 
 
 class PlanError(FaellesError):

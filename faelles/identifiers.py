@@ -37,7 +37,9 @@ class Kommunekode(str):
         if not re.fullmatch(r"0?[1-9][0-9]{2}", text):
             raise DataError(
                 f"kommunekode: expected three digits, or four with a leading 0 (Aalborg is 0851), "
-                f"got {_shape(text)}. Write the code, not the name"
+                f"got {_shape(text)}. Write the code, not the name",
+                da=f"kommunekode: skal være tre cifre eller fire med 0 foran (Aalborg er 0851), ikke {len(text)} tegn; "
+                "skriv koden, ikke navnet",
             )
         return super().__new__(cls, text.zfill(4))
 

@@ -51,7 +51,9 @@ def by_code(code: str) -> Municipality:
     except KeyError:
         raise DataError(
             f"kommunekode {kommunekode}: expected one of the {len(MUNICIPALITIES)} of today, got another. "
-            "Look it up in faelles/municipalities.csv"
+            "Look it up in faelles/municipalities.csv",
+            da=f"kommunekode {kommunekode}: er ikke en af de {len(MUNICIPALITIES)} kommuners; slå den op i "
+            "faelles/municipalities.csv",
         ) from None
 
 

@@ -2,19 +2,23 @@
 
 A request asks a municipality for something; it is answered, or refused with a code. Every message carries two records:
 `arrays` (float32 arrays by name; may be empty) and `config` (public terms). A refusal is a Flower error whose code and
-text are constants of this file, so that they cannot depend on data.
+text are constants of this file, and at most the policy's public cap, so that they cannot depend on data.
 
     kind          arrays out             config out beyond the common keys      answer
-    query.ready   -                      terms                                  municipality, declared-size
-    train         shared parameters      plan, the strategy's terms             arrays: the update
-    evaluate      shared parameters      -                                      arrays: histogram
+    query.ready   -                      terms, ledger-head                     municipality, declared-size, ledger-head
+    train         shared parameters      plan, the strategy's terms, ledger-head   arrays: the update; ledger-head
+    evaluate      shared parameters      ledger-head                            arrays: histogram; ledger-head
     query.final   shared parameters      -                                      -
     query.close   -                      -                                      -
+
+A ledger head is what a municipality signed last; the coordinator keeps it and presents it again, so that an account
+which was set back is noticed.
 """
 
 import hashlib
 import io
 import json
+import re
 import sys
 import zipfile
 from collections.abc import Mapping
@@ -42,9 +46,14 @@ PROXIMAL_MU = "proximal-mu"  # Flower's own key
 LARGEST_PULL = 100.0  # public bound on it, kept by both sides
 MUNICIPALITY = "municipality"
 DECLARED_SIZE = "declared-size"
+LEDGER_HEAD = "ledger-head"
+LARGEST_HEAD = 50_000  # letters; one account takes about a hundred
 COMMON = (SCHEMA, FEDERATION, SERVER_ROUND, CARD)
 LARGEST_INTEGER = 2**31 - 1  # far above any round; what a database or a float would choke on ends here
 Scalar = str | int | float
+_UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_CAP = re.compile(r" \(cap ([0-9]{1,4}(?:\.[0-9]{1,6})?)\)")
 
 
 class Kind(StrEnum):
@@ -70,6 +79,11 @@ class Code(IntEnum):
     MALFORMED = 107
     NO_DATA = 108
     FAILED = 109
+    RELEASE_NOT_ALLOWED = 110
+    OUTSIDE_HOURS = 111
+    LEDGER_FROZEN = 112
+    APPROVAL_EXPIRED = 113
+    WITHDRAWN = 114
 
     @property
     def text(self) -> str:
@@ -78,12 +92,55 @@ class Code(IntEnum):
 
 
 ALLOWED: Mapping[Kind, tuple[str, ...]] = {
-    Kind.READY: (TERMS,),
-    Kind.TRAIN: (PLAN, PROXIMAL_MU),
-    Kind.EVALUATE: (),
+    Kind.READY: (TERMS, LEDGER_HEAD),
+    Kind.TRAIN: (PLAN, PROXIMAL_MU, LEDGER_HEAD),
+    Kind.EVALUATE: (LEDGER_HEAD,),
     Kind.FINAL: (),
     Kind.CLOSE: (),
 }
+ANSWERED: Mapping[Kind, tuple[str, ...]] = {
+    Kind.READY: (MUNICIPALITY, DECLARED_SIZE, LEDGER_HEAD),
+    Kind.TRAIN: (LEDGER_HEAD,),
+    Kind.EVALUATE: (LEDGER_HEAD,),
+    Kind.FINAL: (),
+    Kind.CLOSE: (),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Constants:
+    """Hold the public constants that may leave beside a release; there are no others.
+
+    Args:
+        municipality: The kommunekode, which is public.
+        declared_size: The band that the municipality stated when it approved the card.
+        ledger_head: The signed head of its ledger, a function of policy, approvals and account.
+    """
+
+    municipality: str | None = None
+    declared_size: int | None = None
+    ledger_head: str | None = None
+
+    @property
+    def config(self) -> dict[str, Scalar]:
+        """Render those that are there, under their keys."""
+        values: dict[str, Scalar | None] = {
+            MUNICIPALITY: self.municipality, DECLARED_SIZE: self.declared_size, LEDGER_HEAD: self.ledger_head,
+        }  # fmt: skip
+        return {key: value for key, value in values.items() if value is not None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refusal:
+    """Hold why a municipality refuses: a code, and the policy's cap on epsilon where that is the reason."""
+
+    code: Code
+    epsilon_cap: float | None = None
+
+    @property
+    def text(self) -> str:
+        """Say it in words that hold nothing but constants."""
+        return self.code.text if self.epsilon_cap is None else f"{self.code.text} (cap {self.epsilon_cap:g})"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,8 +156,12 @@ class Request:
 
     @property
     def sha256(self) -> str:
-        """Identify the request by its arrays and config: equal requests have equal digests."""
-        return hashlib.sha256(pack(_config(self), self.arrays)).hexdigest()
+        """Identify the request by its arrays and config: equal requests have equal digests.
+
+        A ledger head is no part of what is asked: who asks again may know a later one by then.
+        """
+        asked = {key: value for key, value in _config(self).items() if key != LEDGER_HEAD}
+        return hashlib.sha256(pack(asked, self.arrays)).hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,9 +206,9 @@ def parse_request(message: Message) -> Request:
         raise WireError(f"{kind}: expected config keys {', '.join((*COMMON, *ALLOWED[kind]))}, others came")
     return Request(
         kind=kind,
-        federation=_text(config, FEDERATION),
+        federation=_match(config, FEDERATION, _UUID, "a UUID"),
         server_round=_integer(config, SERVER_ROUND),
-        card_sha256=_text(config, CARD),
+        card_sha256=_match(config, CARD, _SHA256, "a SHA-256 in hexadecimal"),
         extra={key: config[key] for key in ALLOWED[kind] if key in config},
         arrays=arrays,
     )
@@ -158,9 +219,18 @@ def answer_message(answer: Answer, request: Message) -> Message:
     return Message(_content(_config(answer), answer.arrays), reply_to=request)
 
 
-def refusal_message(code: Code, request: Message) -> Message:
+def refusal_message(refusal: Refusal, request: Message) -> Message:
     """Render a refusal as the reply to a message."""
-    return Message(Error(code=int(code), reason=code.text), reply_to=request)
+    return Message(Error(code=int(refusal.code), reason=refusal.text), reply_to=request)
+
+
+def refusal_text(error: Error) -> str:
+    """Say why a reply is an error; of the sender's words only those of the contract are repeated."""
+    if error.code not in set(Code):
+        return f"error {error.code}"
+    text = Code(error.code).text
+    cap = _CAP.fullmatch(str(error.reason).removeprefix(text))
+    return text if cap is None else f"{text} (cap {float(cap[1]):g})"
 
 
 def parse_answer(message: Message) -> Answer:
@@ -170,7 +240,7 @@ def parse_answer(message: Message) -> Answer:
         WireError: It does not keep the contract.
     """
     config, arrays = _read(message)
-    unknown = set(config) - {*COMMON, MUNICIPALITY, DECLARED_SIZE}
+    unknown = set(config) - {*COMMON, MUNICIPALITY, DECLARED_SIZE, LEDGER_HEAD}
     if unknown:
         raise WireError(f"answer: expected config keys {', '.join(COMMON)}, others came")
     return _answer(config, arrays)
@@ -215,11 +285,13 @@ def _content(config: Mapping[str, Scalar], arrays: Arrays) -> RecordDict:
 
 
 def _answer(config: Mapping[str, Scalar], arrays: Arrays) -> Answer:
+    if LEDGER_HEAD in config and len(_text(config, LEDGER_HEAD)) > LARGEST_HEAD:
+        raise WireError(f"{LEDGER_HEAD}: expected at most {LARGEST_HEAD} letters, more came")
     return Answer(
         federation=_text(config, FEDERATION),
         server_round=_integer(config, SERVER_ROUND),
         card_sha256=_text(config, CARD),
-        extra={key: config[key] for key in (MUNICIPALITY, DECLARED_SIZE) if key in config},
+        extra={key: config[key] for key in (MUNICIPALITY, DECLARED_SIZE, LEDGER_HEAD) if key in config},
         arrays=arrays,
     )
 
@@ -256,6 +328,14 @@ def _text(config: Mapping[str, object], key: str) -> str:
     value = config.get(key)
     if not isinstance(value, str) or len(value) > 100_000:
         raise WireError(f"{key}: expected text, none came")
+    return value
+
+
+def _match(config: Mapping[str, object], key: str, form: re.Pattern[str], noun: str) -> str:
+    value = _text(config, key)
+    if not form.fullmatch(value):
+        # It stands in journals, where only what has this form may stand.
+        raise WireError(f"{key}: expected {noun}, something else came")
     return value
 
 

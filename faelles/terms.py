@@ -8,6 +8,8 @@ from faelles.card import UseCaseCard
 from faelles.errors import WireError
 from faelles.privacy.plan import PrivacyPlan, plan_for
 
+LONGEST_TEXT = 1000  # letters; a municipality keeps the text for good
+
 
 class RunTerms(BaseModel):
     """Hold the terms of one run; an infinite epsilon means no privacy, which only simulations allow."""
@@ -31,7 +33,7 @@ class RunTerms(BaseModel):
             WireError: The text is not a run's terms.
         """
         try:
-            return cls.model_validate_json(text if isinstance(text, str) else "")
+            return cls.model_validate_json(text if isinstance(text, str) and len(text) <= LONGEST_TEXT else "")
         except ValidationError:
             raise WireError("terms: expected epsilon, rounds and evaluate as JSON, something else came") from None
 

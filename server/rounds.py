@@ -21,28 +21,29 @@ from faelles.privacy.plan import DECLARED_SIZES, PrivacyPlan
 from faelles.privacy.release import HISTOGRAM
 from faelles.records import (
     DECLARED_SIZE,
+    LEDGER_HEAD,
     MUNICIPALITY,
     PLAN,
     TERMS,
     Answer,
-    Code,
     Kind,
     Request,
     Scalar,
     pack,
     parse_answer,
+    refusal_text,
     request_content,
 )
 from server import checkpoint
 from server.checkpoint import Checkpoint, write_model
 from server.federation import FederationConfig
+from server.heads import LedgerHeads
 from server.result import EvaluationRecord, RoundRecord, RunRecord, finite, write_json
 from server.validation import check_echo, check_histogram, check_update
 from strategies.adapter import StrategyAdapter
 from strategies.registry import build
 
 log = logging.getLogger(__name__)
-CODES = {int(code): code.text for code in Code}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +75,7 @@ class Federation:
         self._card_sha256 = config.card.sha256
         self._names: dict[int, str] = {}  # node id -> municipality, bound for the run
         self._plans: dict[str, PrivacyPlan] = {}
+        self._heads = LedgerHeads(config.folder)
         self._record = RunRecord(federation=str(config.federation), quorum=config.quorum)
 
     def run(self) -> RunRecord:
@@ -118,7 +120,7 @@ class Federation:
         terms = self._config.terms.model_dump_json()
         counts = Counter(self._names.values())
         once = [node for node, name in self._names.items() if counts[name] == 1]
-        replies = self._ask({node: self._request(Kind.READY, 0, {TERMS: terms}) for node in once})
+        replies = self._ask({node: self._request(Kind.READY, 0, {TERMS: terms, **self._head(node)}) for node in once})
         self._record.expected = sorted(counts)
         self._record.sits_out = {
             **replies.refused,
@@ -161,7 +163,9 @@ class Federation:
         began = time.monotonic()
         extra = adapter.configure(number, arrays, {})
         requests = {
-            node: self._request(Kind.TRAIN, number, {PLAN: self._plans[name].to_json(), **extra}, arrays)
+            node: self._request(
+                Kind.TRAIN, number, {PLAN: self._plans[name].to_json(), **extra, **self._head(node)}, arrays
+            )
             for node, name in self._names.items()
             if name in self._plans
         }
@@ -198,7 +202,7 @@ class Federation:
     def _evaluate(self, arrays: Arrays) -> None:
         number = self._config.terms.rounds
         requests = {
-            node: self._request(Kind.EVALUATE, number, {}, arrays)
+            node: self._request(Kind.EVALUATE, number, self._head(node), arrays)
             for node, name in self._names.items()
             if name in self._plans
         }
@@ -243,6 +247,11 @@ class Federation:
     def _taking_part(self) -> list[int]:
         return [node for node, name in self._names.items() if name in self._plans]
 
+    def _head(self, node: int) -> dict[str, Scalar]:
+        """Present the last head that a municipality signed, so that an account which was set back is noticed."""
+        known = self._heads.last(self._names[node])
+        return {} if known is None else {LEDGER_HEAD: known}
+
     @property
     def _config_sha256(self) -> str:
         text = self._config.model_dump_json(exclude={"resume", "folder", "deadline_s"})
@@ -274,6 +283,7 @@ class Federation:
         for node in requests.keys() - seen:
             replies.silent.append(self._names[node])
         replies.silent.sort()
+        self._heads.save()
         return replies
 
     def _sort(
@@ -285,9 +295,7 @@ class Federation:
         replies: Replies,
     ) -> None:
         if message.has_error():
-            # Only codes of the contract are repeated: an error's text is the sender's and may say anything.
-            reason = CODES.get(message.error.code, f"error {message.error.code}")
-            replies.refused[self._names[node]] = reason
+            replies.refused[self._names[node]] = refusal_text(message.error)
             return
         try:
             answer = parse_answer(message)
@@ -300,6 +308,8 @@ class Federation:
             replies.rejected[self._names[node]] = str(error)
             return
         replies.answers[self._names[node]] = answer
+        if LEDGER_HEAD in answer.extra:
+            self._heads.keep(self._names[node], str(answer.extra[LEDGER_HEAD]))
 
     def _check_ready(self, node: int, answer: Answer) -> None:
         """Refuse a node that speaks for another municipality than it was registered for, or states no band."""

@@ -13,7 +13,7 @@ import pyarrow.parquet
 from numpy.typing import NDArray
 
 from catalogue.shelf import UseCase
-from client.dataset import check_contract
+from client.contract import check_contract
 from faelles.card import CategoryFeature, UseCaseCard
 from faelles.errors import ConfigError, DataError
 from faelles.features import as_text, column_of, encode_label

@@ -18,6 +18,7 @@ from configs.schema import SimulationConfig
 from faelles.errors import ConfigError
 from faelles.models import Arrays
 from faelles.records import Kind, parse_request
+from server import heads
 from server.app import app as server_app
 from server.federation import RUN_CONFIG_KEY
 from server.report import write_report
@@ -130,6 +131,8 @@ class Simulation:
             for name in ("nodes", "checkpoints"):
                 shutil.rmtree(self._folder / name, ignore_errors=True)
             curve.unlink(missing_ok=True)
+            # Heads of the stores that were just removed; new ones would take them for a history that they lost.
+            (self._folder / heads.FILE).unlink(missing_ok=True)
         # What an earlier run wrote here must not be taken for this one's, should this one not end.
         for name in ENDINGS:
             (self._folder / name).unlink(missing_ok=True)

@@ -9,7 +9,7 @@ import os
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from queue import SimpleQueue
@@ -22,17 +22,22 @@ from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.proto.message_pb2 import Message as MessageProto
 from numpy.typing import NDArray
 
-from client.app import app_of
+from client import consent
+from client.app import build_client_app
+from client.consent import Approval, Population
 from client.dataset import Dataset, Partition
+from client.keys import Signer
+from client.ledger import Budget, utc_now
 from client.node import Node
-from client.policy import Approval, Policy
-from client.source import TableSource
+from client.policy import Policy
 from client.store import Store
 from faelles.card import UseCaseCard
 from faelles.models import Arrays, Network, build_model, load_parameters, probabilities
 from simulations.fit import fit_alone
 from simulations.mechanisms import SeededMechanisms, seeded_bytes
 from simulations.population import Site
+
+POPULATION = "simulated"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +78,7 @@ class Municipality:
 
     def ask(self, question: Question) -> Scores:
         """Answer a simulation's question."""
-        dataset = self.node.dataset(self.card)
+        dataset = self.node.dataset(self.card, POPULATION)
         model = build_model(self.card)
         if question.kind == "alone":
             fit_alone(self.card, model, dataset.training)
@@ -116,23 +121,39 @@ class Crew:
         return {node_id: self._municipality(node_id, site) for node_id, site in self.sites.items()}
 
     def _municipality(self, node_id: int, site: Site) -> Municipality:
-        approval = Approval(card=self.card, population="simulated", declared_size=site.declared_size)
-        policy = Policy(
-            municipality=site.label,
-            epsilon_cap=self.epsilon_cap,
-            delta=self.card.privacy.delta,
-            held_out=self.card.evaluation.held_out,
-            approvals={self.card.sha256: approval},
+        store = Store(self.folder / f"{node_id:05d}.sqlite", durable=False, key=site_key(self.seed, site.label))
+        population = Population(name=POPULATION, citizen=self.card.unit or "", held_out=self.card.evaluation.held_out)
+        approval = Approval(
+            card=self.card, population=POPULATION, declared_size=site.declared_size, epsilon=self.epsilon_cap
         )
+        consent_once(store, population, approval)
+        policy = willing_policy(Budget(epsilon=self.epsilon_cap, delta=self.card.privacy.delta))
         node = Node(
+            municipality=site.label,
+            signer=Signer.from_seed(seeded_bytes("signer", self.seed, site.label)),
             mechanisms=SeededMechanisms(seed=self.seed, municipality=site.label),
-            store=Store(self.folder / f"{node_id:05d}.sqlite", durable=False, key=site_key(self.seed, site.label)),
-            source=TableSource(table=site.table),
-            policy=policy,
+            store=store,
+            policy=lambda: policy,
+            rows=lambda population, card: site.table,
             partition=self.partition,
         )
         context = Context(run_id=1, node_id=node_id, node_config={}, state=RecordDict(), run_config={})
-        return Municipality(card=self.card, node=node, app=app_of(node), context=context)
+        return Municipality(card=self.card, node=node, app=build_client_app(node), context=context)
+
+
+def willing_policy(budget: Budget) -> Policy:
+    """Allow every card and release within a budget, as a municipality of a simulation does."""
+    return Policy(special=budget, otherwise=budget, cards=None, updates=True, histograms=True)
+
+
+def consent_once(store: Store, population: Population, approval: Approval) -> None:
+    """Register a population and approve a card, unless a resumed store knows both already."""
+    with store.transaction() as database:
+        if consent.find_population(database, population.name) is None:
+            consent.register(database, population, utc_now())
+        known = consent.find_approval(database, approval.card.sha256)
+        if known is None or replace(known, number=0) != approval:
+            consent.approve(database, approval, utc_now())
 
 
 def serve(connection: Connection, crew: Crew) -> None:

@@ -1,6 +1,8 @@
 """Small use cases, rows and municipalities for the tests: real cards, real ClientApps and real messages."""
 
+import re
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +14,25 @@ from flwr.common.serde import message_from_proto, message_to_proto, recorddict_t
 from flwr.proto.message_pb2 import Message as MessageProto
 from flwr.supercore.task_identity import TaskIdentity
 
+from client import ledger, outbox
 from client.app import build_client_app
-from client.policy import Approval, Policy
+from client.consent import Approval, Population
+from client.journal import lines
+from client.keys import Signer
+from client.ledger import TRAINING, Budget, utc_now
+from client.node import Node
+from client.policy import Policy
 from client.source import Source, TableSource
 from client.store import Store
 from faelles.card import UseCaseCard, parse_card
 from faelles.models import Arrays, initial_parameters, shared_shapes
+from faelles.privacy.accountant import Curve, epsilon
+from faelles.privacy.mechanisms import Mechanisms
 from faelles.records import PLAN, PROXIMAL_MU, TERMS, Code, Kind, Request, Scalar, request_content
 from faelles.terms import RunTerms
 from simulations.mechanisms import SeededMechanisms
 from simulations.population import Site
+from simulations.worker import consent_once, willing_policy
 
 FEDERATION = "6f1b2a52-3c6f-5d0a-9a53-0f4f1de1c001"
 OTHER_FEDERATION = "6f1b2a52-3c6f-5d0a-9a53-0f4f1de1c002"
@@ -89,6 +100,16 @@ def build_sites(labels: Mapping[str, int]) -> list[Site]:
     ]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Rules:
+    """Hold all that a municipality has decided: its policy, one population and its approvals by card hash."""
+
+    municipality: str
+    policy: Policy
+    population: Population
+    approvals: Mapping[str, Approval]
+
+
 def build_policy(
     card: UseCaseCard,
     municipality: str = "0101",
@@ -96,13 +117,16 @@ def build_policy(
     population: str = "cyclists",
     declared_size: int = DECLARED_SIZE,
     epsilon_cap: float | None = None,
-) -> Policy:
-    """Approve a card, with room for exactly one run unless another cap is given."""
-    approval = Approval(card=card, population=population, declared_size=declared_size)
-    return Policy(
+    **policy: Any,
+) -> Rules:
+    """Approve a card, with room for exactly one run unless another cap is given; `policy` changes its other fields."""
+    epsilon = card.privacy.epsilon if epsilon_cap is None else epsilon_cap
+    approval = Approval(card=card, population=population, declared_size=declared_size, epsilon=epsilon)
+    budget = Budget(epsilon=epsilon, delta=card.privacy.delta)
+    return Rules(
         municipality=municipality,
-        epsilon_cap=card.privacy.epsilon if epsilon_cap is None else epsilon_cap,
-        delta=card.privacy.delta,
+        policy=replace(willing_policy(budget), **policy),
+        population=Population(name=population, citizen="citizen", held_out=card.evaluation.held_out),
         approvals={card.sha256: approval},
     )
 
@@ -130,11 +154,11 @@ def content_bytes(message: Message) -> bytes:
 
 
 def code_of(reply: Message) -> Code | None:
-    """Read a refusal, and check that its text is the constant of its code; None where the reply is an answer."""
+    """Read a refusal, and check that its text is a constant of its code; None where the reply is an answer."""
     if not reply.has_error():
         return None
     code = Code(reply.error.code)
-    assert reply.error.reason == code.text
+    assert re.fullmatch(re.escape(code.text) + r"( \(cap [0-9.]+\))?", str(reply.error.reason))
     return code
 
 
@@ -147,20 +171,37 @@ class Agent:
         card: UseCaseCard,
         *,
         municipality: str = "0101",
-        policy: Policy | None = None,
+        policy: Rules | None = None,
         source: Source | None = None,
         seed: int = 7,
+        mechanisms: Mechanisms | None = None,
     ) -> None:
-        self.card, self.seed = card, seed
+        self.card, self.seed, self.mechanisms = card, seed, mechanisms
+        self.now = utc_now
         self.policy = policy or build_policy(card, municipality)
         self.source = source or TableSource(table=build_table(60, seed=int(municipality)))
+        self.signer = Signer.from_seed(municipality.encode().zfill(32))
         self.store = Store(folder / f"{municipality}.sqlite", durable=False, key=municipality.encode())
         self.app = self._app()
         self.messages: list[Message] = []  # all that came and all that left
 
     def _app(self) -> ClientApp:
-        mechanisms = SeededMechanisms(seed=self.seed, municipality=self.policy.municipality)
-        return build_client_app(mechanisms, self.store, self.source, self.policy)
+        self.node = self.build_node()
+        return build_client_app(self.node)
+
+    def build_node(self) -> Node:
+        """Build what answers, on the store as it is."""
+        for approval in self.policy.approvals.values():
+            consent_once(self.store, self.policy.population, approval)
+        return Node(
+            municipality=self.policy.municipality,
+            signer=self.signer,
+            mechanisms=self.mechanisms or SeededMechanisms(seed=self.seed, municipality=self.policy.municipality),
+            store=self.store,
+            policy=lambda: self.policy.policy,
+            rows=lambda population, card: self.source.read(),
+            clock=lambda: self.now(),
+        )
 
     def restart(self, **changes: Any) -> None:
         """Start the app anew on the same store, with another policy, source or seed."""
@@ -213,6 +254,32 @@ class Agent:
         return self.ask(
             Kind.TRAIN, server_round, {PLAN: plan} | ({} if mu is None else {PROXIMAL_MU: mu}), shared, federation
         )
+
+    def spent(self, part: str = TRAINING, federation: str = FEDERATION) -> Curve:
+        """Add up what a run has spent."""
+        return ledger.spent(self.store.database, federation, part)
+
+    def releases(self, part: str = TRAINING, federation: str = FEDERATION) -> int:
+        """Count a run's releases."""
+        return ledger.rounds_spent(self.store.database, federation, part)
+
+    def account(self, part: str = TRAINING) -> float:
+        """Say what the population's account holds: what is spent, and what open runs reserved."""
+        database, policy, population = self.store.database, self.policy.policy, self.policy.population
+        have = ledger.account(database, population.name, part, self.now(), policy.period(self.now()))
+        return epsilon(have.total, self.card.privacy.delta)
+
+    def journal(self) -> list[dict[str, Any]]:
+        """Read every line of the journal."""
+        return list(lines(self.store.database))
+
+    def local_state(self, before_round: int) -> bytes | None:
+        """Find the newest local state made before a round."""
+        return outbox.local_state(self.store.database, FEDERATION, before_round)
+
+    def model(self) -> bytes | None:
+        """Find the finished model that came home."""
+        return outbox.model(self.store.database, FEDERATION)
 
     def start(self) -> Arrays:
         """Draw the shared parameters that every run starts from."""

@@ -16,6 +16,8 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 import pytest
 from hypothesis import settings
 
+from tests.postgres import Postgres, serve
+
 ROOT = Path(__file__).parents[1]
 SHARED_DATA = Path(os.environ.get("FAELLES_DATA", ROOT.parent / "shared" / "data"))
 
@@ -35,6 +37,13 @@ def real_data() -> Callable[[str], Path]:
         return path
 
     return find
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """Serve PostgreSQL on a socket of its own, one for each process that runs tests."""
+    with serve(password="ejerens kode") as server:  # noqa: S106 - a server that ends with the tests
+        yield server
 
 
 @pytest.fixture(autouse=True)

@@ -9,6 +9,7 @@ import numpy as np
 from flwr.app import Message
 from numpy.typing import NDArray
 
+from client import ledger
 from client.store import Store
 from faelles.card import UseCaseCard
 from faelles.terms import RunTerms
@@ -88,7 +89,7 @@ def spent_curves(folder: Path, part: str = "training") -> dict[str, NDArray[np.f
     """Read from each municipality's store what the federation has spent."""
     curves = {}
     for path in sorted((folder / "nodes").glob("*.sqlite")):
-        store = Store(path, durable=False)
-        curves[path.stem] = store.spent(FEDERATION, part)
+        store = Store(path, durable=False, serving=False)
+        curves[path.stem] = ledger.spent(store.database, FEDERATION, part)
         store.close()
     return curves

@@ -169,16 +169,30 @@ def epsilon(curve: Curve, delta: float) -> float:
         >>> round(epsilon(rdp_curve(Event(sampling_rate=1.0, noise_multiplier=5.0, steps=40)), 1e-5), 3)
         6.208
     """
+    return max(0.0, float(np.min(epsilons(curve, delta))))
+
+
+def epsilons(curve: Curve, delta: float) -> Curve:
+    """Convert a curve into the epsilon that each order alone gives with a given delta.
+
+    Guarantees:
+        - What the curve bounds is (value, delta)-differentially private for each value; one that was chosen before the
+          events were is a bound also where each event was chosen after seeing the earlier ones.
+        - Each value rises with the curve's value at its order; no value is NaN, inf where there is no bound.
+
+    Assumes, Args, Raises, Source: as `epsilon`.
+
+    Returns:
+        float64 array of shape (len(ORDERS),).
+    """
     _require_grid(curve)
     if not 0 <= delta < 1:
         raise PlanError(f"delta={delta}: expected 0 <= delta < 1; a common choice is 1e-5")
     if delta == 0:
-        return 0.0 if not curve.any() else math.inf
-    # The divergence at any order above 1 is at least KL; this bound alone makes epsilon 0 when almost nothing leaks.
-    if np.any(-np.expm1(-curve) < delta**2):
-        return 0.0
+        return np.where(curve == 0, 0.0, np.inf)
     bounds = curve + np.log1p(-1 / _ORDERS) - np.log(delta * _ORDERS) / (_ORDERS - 1)
-    return max(0.0, float(np.min(bounds)))
+    # The divergence at any order above 1 is at least KL; this bound alone makes epsilon 0 when almost nothing leaks.
+    return np.where(-np.expm1(-curve) < delta**2, 0.0, bounds)
 
 
 def delta(curve: Curve, epsilon: float) -> float:

@@ -5,6 +5,7 @@ Legend: K classes, H histogram columns, B citizens, R rows a citizen.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from faelles.card import UseCaseCard
 from faelles.features import Citizens
 from faelles.metrics import histogram_columns, histogram_position
-from faelles.models import Arrays, Network, independent_probabilities, load_parameters
+from faelles.models import MAX_MAGNITUDE, Arrays, Network, independent_probabilities, load_parameters
 from faelles.privacy.accountant import Event
 from faelles.privacy.dpsgd import LocalTerms, train_locally
 from faelles.privacy.mechanisms import Randomness
@@ -56,9 +57,8 @@ def release_update(
     """
     shared = tuple(name for name in start if name not in card.model.local)
     after = train_locally(model, start, citizens, plan, terms, randomness, proximal=shared)
-    # Post-processing of a private output: a diverged round becomes a finite one and not an exception.
-    update = {name: np.nan_to_num(after[name] - start[name], posinf=0.0, neginf=0.0) for name in shared}
-    local = {name: np.nan_to_num(after[name], posinf=0.0, neginf=0.0) for name in card.model.local}
+    update = {name: _bounded(after[name] - start[name]) for name in shared}
+    local = {name: _bounded(after[name]) for name in card.model.local}
     return TrainingRelease(update=Release(arrays=update, event=plan.round_event if plan.private else None), local=local)
 
 
@@ -102,4 +102,14 @@ def release_histogram(
     counts_KH = score_histogram(card, model, parameters, citizens)
     noise_KH = randomness.gaussian(counts_KH.size, noise_multiplier).reshape(counts_KH.shape)
     event = Event(sampling_rate=1.0, noise_multiplier=noise_multiplier, steps=1) if noise_multiplier else None
-    return Release(arrays={HISTOGRAM: (counts_KH + noise_KH).astype(np.float32)}, event=event)
+    return Release(arrays={HISTOGRAM: _bounded(counts_KH + noise_KH)}, event=event)
+
+
+def _bounded(noisy: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
+    """Keep a release within what may leave: a diverged round becomes a finite one and not an exception.
+
+    It is post-processing of a private output. Were it left to the gate, a block would tell of a release that nobody
+    has paid for yet.
+    """
+    finite = np.nan_to_num(noisy, posinf=0.0, neginf=0.0)
+    return np.asarray(np.clip(finite, -MAX_MAGNITUDE, MAX_MAGNITUDE), dtype=np.float32)

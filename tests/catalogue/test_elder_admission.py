@@ -9,7 +9,7 @@ import pytest
 
 from catalogue import shelf
 from catalogue.elder_admission import twin
-from client.dataset import check_contract
+from client.contract import check_contract
 from faelles.features import encode_rows
 from faelles.identifiers import contains_cpr
 from faelles.metrics import auc

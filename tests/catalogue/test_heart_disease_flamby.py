@@ -10,7 +10,7 @@ import pytest
 
 from catalogue import shelf
 from catalogue.heart_disease_flamby import adapter
-from client.dataset import check_contract
+from client.contract import check_contract
 from faelles.errors import DataError
 
 CARD = shelf.find("heart-disease-flamby").card

@@ -10,7 +10,7 @@ import pytest
 
 from catalogue import shelf
 from catalogue.mortality_65 import adapter
-from client.dataset import check_contract
+from client.contract import check_contract
 from faelles.errors import DataError
 
 CARD = shelf.find("mortality-65").card

@@ -8,7 +8,7 @@ import pyarrow.parquet
 import pytest
 
 from catalogue import shelf
-from client.dataset import check_contract
+from client.contract import check_contract
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from client.dataset import Dataset, KeyedPartition, build_dataset, check_contract
+from client.dataset import Dataset, KeyedPartition, build_dataset
 from faelles.card import UseCaseCard, parse_card
-from faelles.errors import DataError
 from faelles.features import Citizens
 
 KEY, OTHER_KEY = bytes(range(32)), bytes(range(1, 33))
@@ -250,57 +249,3 @@ def test_where_a_row_is_a_citizen_every_row_counts_once() -> None:
     assert 0 < len(dataset.held_out) < 100
     longer = build([*rows, ("x", 70.0, "f", "no")], ROWS_CARD)
     assert content_of(longer)[0][: len(dataset.training)] == content_of(dataset)[0]
-
-
-# The contract
-
-
-def test_a_table_that_fits_passes() -> None:
-    check_contract(CARD, table_of(crowd(5)))
-    check_contract(CARD, table_of([]))
-    check_contract(CARD, table_of([("c", None, None, None)]))
-
-
-def test_every_problem_is_told_at_once_with_a_count_and_without_a_value() -> None:
-    cpr = "2512484916"
-    table = pa.table(
-        {
-            "citizen": [None, "", "c1", cpr],
-            "age": [cpr] * 4,
-            "sex": [cpr, "f", None, "x"],
-            "answer": ["no", cpr, cpr, cpr],
-            cpr: [1, 2, 3, 4],
-        }
-    )
-    with pytest.raises(DataError) as caught:
-        check_contract(CARD, table)
-    assert str(caught.value).split("; column ") == [
-        "column citizen: expected a citizen in every row; 2 have none",
-        "age: expected numbers, its type is string; convert it or declare it a category",
-        "sex: expected f, m; 2 rows hold something else; declare them in the card or map them before",
-        "answer: expected no, yes; 3 rows hold something else; declare them in the card or map them before",
-    ]
-    assert cpr not in str(caught.value)
-    assert str(caught.value).isprintable()
-
-
-def test_a_missing_column_is_told_beside_the_other_problems() -> None:
-    with pytest.raises(DataError) as caught:
-        check_contract(CARD, table_of([(None, 1.0, "f", "no")]).drop_columns("age"))
-    assert "column citizen: expected a citizen in every row; 1 have none; column age: expected by the" in str(
-        caught.value
-    )
-
-
-@pytest.mark.parametrize("column", [pa.array([[1]]), pa.array([b"\xff"]), pa.array([1], pa.date32())])
-def test_a_citizen_column_of_another_type_is_refused_in_words(column: pa.Array) -> None:
-    table = table_of([("c", 1.0, "f", "no")]).drop_columns("citizen").append_column("citizen", column)
-    for read in (lambda: check_contract(CARD, table), lambda: build_dataset(CARD, table, KEY)):
-        with pytest.raises(DataError, match="column citizen: expected text or whole numbers, its type is"):
-            read()
-
-
-def test_a_long_list_of_values_is_cut_short() -> None:
-    fields = FIELDS | {"features": [{"name": "sex", "kind": "category", "values": [str(i) for i in range(100)]}]}
-    with pytest.raises(DataError, match=r"expected 0, 1, 2, 3, 4, 5, 6, 7, \.\.\.; 1 rows hold something else"):
-        check_contract(parse_card(fields), table_of([("c", 1.0, "x", "no")]))

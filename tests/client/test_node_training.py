@@ -6,17 +6,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from client.ledger import HELD_OUT, TRAINING, account_curve
+from client.ledger import HELD_OUT
 from client.source import TableSource
 from client.store import Store
 from faelles.card import UseCaseCard
 from faelles.models import Arrays
-from faelles.privacy.accountant import epsilon, rdp_curve
+from faelles.privacy.accountant import rdp_curve
 from faelles.privacy.plan import PrivacyPlan
 from faelles.records import PLAN, Code, Kind, parse_answer
 from faelles.terms import RunTerms
 from tests.builders import (
-    FEDERATION,
     Agent,
     build_card,
     build_policy,
@@ -33,10 +32,6 @@ INF = float("inf")
 @pytest.fixture
 def agent(tmp_path: Path) -> Agent:
     return Agent(tmp_path, CARD)
-
-
-def account(agent: Agent, part: str = TRAINING) -> float:
-    return epsilon(account_curve(agent.store, "cyclists", part), CARD.privacy.delta)
 
 
 def plan_of(agent: Agent) -> PrivacyPlan:
@@ -60,8 +55,8 @@ def test_a_repeated_request_gets_the_very_same_bytes_and_spends_once(agent: Agen
     agent.restart(seed=8)  # whatever is drawn now would differ
     again = agent.train(1)
     assert content_bytes(again) == content_bytes(first)
-    assert agent.store.rounds_spent(FEDERATION, Kind.TRAIN) == 1
-    np.testing.assert_array_equal(agent.store.spent(FEDERATION, TRAINING), rdp_curve(plan_of(agent).round_event))
+    assert agent.releases() == 1
+    np.testing.assert_array_equal(agent.spent(), rdp_curve(plan_of(agent).round_event))
     assert content_bytes(agent.train(2)) != content_bytes(first)
 
 
@@ -86,7 +81,7 @@ def test_the_same_round_with_other_content_is_refused(agent: Agent) -> None:
     assert code_of(agent.train(1, mu=0.1)) is Code.REQUEST_CONFLICTS
     agent.ask(Kind.EVALUATE, 3, arrays=agent.start())
     assert code_of(agent.ask(Kind.EVALUATE, 3, arrays=other)) is Code.REQUEST_CONFLICTS
-    assert agent.store.rounds_spent(FEDERATION, Kind.TRAIN) == 1
+    assert agent.releases() == 1
 
 
 def test_old_rounds_are_superseded(agent: Agent) -> None:
@@ -109,7 +104,7 @@ def test_there_are_no_more_rounds_than_reserved(agent: Agent, server_round: int)
     for number in (1, 2, 3):
         agent.train(number)
     assert code_of(agent.train(server_round)) is Code.BUDGET_EXHAUSTED
-    assert account(agent) == pytest.approx(plan_of(agent).epsilon)
+    assert agent.account() == pytest.approx(plan_of(agent).epsilon)
 
 
 def test_round_zero_is_no_round_more(agent: Agent) -> None:
@@ -126,16 +121,16 @@ def test_a_round_from_far_away_cannot_push_local_state_or_answers_out(tmp_path: 
     for kind, extra in ((Kind.TRAIN, {PLAN: plan_of(agent).to_json()}), (Kind.EVALUATE, {})):
         assert code_of(agent.ask(kind, 1_000, extra, agent.start())) is Code.BUDGET_EXHAUSTED
     assert content_bytes(agent.train(1)) == content_bytes(first)
-    assert agent.store.local_state(FEDERATION, 2) is not None
+    assert agent.local_state(2) is not None
 
 
 def test_after_all_rounds_the_spent_curve_is_the_plans(agent: Agent) -> None:
     agent.ready()
     for number in (1, 2, 3):
         agent.train(number)
-    np.testing.assert_allclose(agent.store.spent(FEDERATION, TRAINING), plan_of(agent).curve, rtol=1e-12)
+    np.testing.assert_allclose(agent.spent(), plan_of(agent).curve, rtol=1e-12)
     agent.ask(Kind.CLOSE, 3)
-    assert account(agent) == pytest.approx(plan_of(agent).epsilon, rel=1e-12)
+    assert agent.account() == pytest.approx(plan_of(agent).epsilon, rel=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -156,7 +151,7 @@ def test_a_plan_that_differs_in_anything_is_refused(agent: Agent, change: dict[s
     agent.ready()
     plan = PrivacyPlan(**(vars(plan_of(agent)) | change))
     assert code_of(agent.ask(Kind.TRAIN, 1, {PLAN: plan.to_json()}, agent.start())) is Code.PLAN_DIFFERS
-    assert not agent.store.spent(FEDERATION, TRAINING).any()
+    assert not agent.spent().any()
 
 
 @pytest.mark.parametrize("plan", ["", "{}", "[]", "null", '{"rounds":1', "x" * 1000])
@@ -209,9 +204,9 @@ def test_crafted_arrays_are_malformed_and_spend_nothing(agent: Agent, kind: Kind
     agent.ready()
     extra = {PLAN: plan_of(agent).to_json()} if kind is Kind.TRAIN else {}
     assert code_of(agent.ask(kind, 1, extra, arrays)) is Code.MALFORMED
-    assert not agent.store.spent(FEDERATION, TRAINING).any()
-    assert not agent.store.spent(FEDERATION, HELD_OUT).any()
-    assert agent.store.model(FEDERATION) is None
+    assert not agent.spent().any()
+    assert not agent.spent(HELD_OUT).any()
+    assert agent.model() is None
 
 
 @pytest.mark.parametrize("value", [-1e6, 1e6])
@@ -226,7 +221,7 @@ def test_the_largest_arrays_allowed_are_answered_with_finite_numbers(agent: Agen
 def test_a_pull_outside_its_public_bounds_is_malformed(agent: Agent, mu: float | str) -> None:
     agent.ready()
     assert code_of(agent.train(1, mu=mu)) is Code.MALFORMED
-    assert not agent.store.spent(FEDERATION, TRAINING).any()
+    assert not agent.spent().any()
 
 
 def test_a_pull_shortens_the_update(tmp_path: Path) -> None:
@@ -252,4 +247,4 @@ def test_the_true_count_changes_neither_code_nor_shape(tmp_path: Path) -> None:
         update = parse_answer(agent.train(1)).arrays
         assert [array.shape for array in update.values()] == [array.shape for array in agent.start().values()]
         assert code_of(agent.ask(Kind.EVALUATE, 1, arrays=agent.start())) is None
-        assert account(agent) == pytest.approx(plan_of(agent).epsilon)
+        assert agent.account() == pytest.approx(plan_of(agent).epsilon)

@@ -107,7 +107,7 @@ def test_every_mistake_is_reported_at_once() -> None:
         "features.2: values holds a category twice; list each once",
         "training.learning_rate: input should be greater than 0 (came: -0.25)",
         "privacy.delta: input should be less than 0.01 (came: 0.5)",
-        "epsilon: is not a field of a card; remove it or correct its name",
+        "epsilon: is no known field; remove it or correct its name",
     ):
         assert expected in text
     assert text.isprintable()
@@ -153,7 +153,7 @@ def test_every_mistake_is_reported_at_once() -> None:
         ("privacy.clipping_norm", 1e-30, "privacy.clipping_norm: input should be greater than or equal to 0.000001"),
         ("privacy.noise", "central", "privacy.noise: input should be 'local' (came: 'central')"),
         ("evaluation", {"held_out": 1}, "evaluation.held_out: input should be less than 1 (came: 1)"),
-        ("law.basis", {"deploy": "x"}, "law.basis.deploy: is not a field of a card; "),
+        ("law.basis", {"deploy": "x"}, "law.basis.deploy: is no known field; "),
     ],
 )
 def test_a_mistake_is_told_with_its_path_and_what_came(path: str, value: object, expected: str) -> None:
@@ -189,13 +189,13 @@ def test_a_field_that_no_card_has_is_refused_by_its_name(name: str) -> None:
     with pytest.raises(CardError) as caught:
         parse_card(fields() | {name: 1})
     shown = name if name.isprintable() else repr(name)
-    assert str(caught.value) == f"card: 1 mistake(s): {shown}: is not a field of a card; remove it or correct its name"
+    assert str(caught.value) == f"card: 1 mistake(s): {shown}: is no known field; remove it or correct its name"
     assert str(caught.value).isprintable()
 
 
 @pytest.mark.parametrize("path", ["title", "label", "model", "training", "privacy", "law", "law.basis", "features.0"])
 def test_no_part_of_a_card_takes_a_field_that_it_does_not_have(path: str) -> None:
-    assert mistakes(changed(f"{path}.colour", "red"))[0] == f"{path}.colour: is not a field of a card"
+    assert mistakes(changed(f"{path}.colour", "red"))[0] == f"{path}.colour: is no known field"
 
 
 @pytest.mark.parametrize("not_a_card", [None, 7, "id: x", [], [fields()]])

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,13 +17,16 @@ from hypothesis.extra import numpy as hnp
 from faelles.errors import WireError
 from faelles.records import (
     ALLOWED,
+    ANSWERED,
     ARRAYS,
     CARD,
     COMMON,
     CONFIG,
     DECLARED_SIZE,
     FEDERATION,
+    LARGEST_HEAD,
     LARGEST_INTEGER,
+    LEDGER_HEAD,
     MUNICIPALITY,
     PLAN,
     PROXIMAL_MU,
@@ -33,22 +36,26 @@ from faelles.records import (
     TERMS,
     Answer,
     Code,
+    Constants,
     Kind,
+    Refusal,
     Request,
     answer_message,
     pack,
     parse_answer,
     parse_request,
     refusal_message,
+    refusal_text,
     request_content,
     unpack,
 )
 
 NODE = 7
+UUID = "6f1b2a52-3c6f-5d0a-9a53-0f4f1de1c001"
 EXTRA: dict[Kind, dict[str, Any]] = {Kind.READY: {TERMS: "{}"}, Kind.TRAIN: {PLAN: "{}", PROXIMAL_MU: 0.5}}
 REQUEST = Request(
     kind=Kind.TRAIN,
-    federation="6a3e",
+    federation=UUID,
     server_round=3,
     card_sha256="ab" * 32,
     extra=EXTRA[Kind.TRAIN],
@@ -71,7 +78,7 @@ def send(content: RecordDict, kind: str = Kind.TRAIN) -> Message:
 
 def config_of(**changes: Any) -> dict[str, Any]:
     """Give a good config with some keys changed; a key is written with _ for -, and None drops it."""
-    config = {SCHEMA: SCHEMA_VERSION, FEDERATION: "f", SERVER_ROUND: 1, CARD: "c"}
+    config = {SCHEMA: SCHEMA_VERSION, FEDERATION: UUID, SERVER_ROUND: 1, CARD: "ab" * 32}
     config |= {name.replace("_", "-"): value for name, value in changes.items()}
     return {name: value for name, value in config.items() if value is not None}
 
@@ -98,9 +105,9 @@ def requests(draw: st.DrawFn) -> Request:
     kind = draw(st.sampled_from(Kind))
     return Request(
         kind=kind,
-        federation=draw(texts),
+        federation=draw(st.uuids().map(str)),
         server_round=draw(rounds),
-        card_sha256=draw(texts),
+        card_sha256=draw(st.binary(min_size=32, max_size=32)).hex(),
         extra=EXTRA.get(kind, {}),
         arrays=draw(named_arrays),
     )
@@ -111,7 +118,7 @@ answers = st.builds(
     federation=texts,
     server_round=rounds,
     card_sha256=texts,
-    extra=st.sampled_from([{}, {MUNICIPALITY: "0851", DECLARED_SIZE: 25_000}]),
+    extra=st.sampled_from([{}, {MUNICIPALITY: "0851", DECLARED_SIZE: 25_000}, {LEDGER_HEAD: "{}"}]),
     arrays=named_arrays,
 )
 
@@ -169,7 +176,7 @@ def test_the_layout_of_an_array_in_memory_does_not_count() -> None:
 
 BIAS = {"output.bias": np.zeros(1, np.float32)}
 OTHER_REQUESTS: dict[str, dict[str, Any]] = {
-    "federation": {"federation": "6a3f"},
+    "federation": {"federation": UUID[:-1] + "2"},
     "round": {"server_round": 4},
     "card": {"card_sha256": "ac" * 32},
     "plan": {"extra": {PLAN: "{ }", PROXIMAL_MU: 0.5}},
@@ -194,6 +201,11 @@ def test_the_digest_of_a_request_changes_with_each_of_its_fields() -> None:
 def test_the_digest_of_equal_requests_is_equal() -> None:
     copies = {name: array.copy() for name, array in REQUEST.arrays.items()}
     assert replace(REQUEST, arrays=copies, extra={PROXIMAL_MU: 0.5, PLAN: "{}"}).sha256 == REQUEST.sha256
+
+
+def test_who_presents_another_head_asks_for_the_same() -> None:
+    for head in ("{}", "a later one"):
+        assert replace(REQUEST, extra={**REQUEST.extra, LEDGER_HEAD: head}).sha256 == REQUEST.sha256
 
 
 def npy(array: Any, **options: Any) -> bytes:
@@ -247,7 +259,7 @@ HOSTILE_CONTENTS: dict[str, RecordDict] = {
     "round as a list": content_of(config_of(server_round=[1])),
     "round beyond a database": content_of(config_of(server_round=2**63)),
     "federation as a number": content_of(config_of(federation=1)),
-    "federation as bytes": content_of(config_of(federation=b"f")),
+    "federation as bytes": content_of(config_of(federation=UUID.encode())),
     "federation without end": content_of(config_of(federation="f" * 100_001)),
     "card as a list": content_of(config_of(card_sha256=["c"])),
     "plan as truth": content_of(config_of(plan=True)),
@@ -293,8 +305,30 @@ def test_a_message_of_another_type_is_refused() -> None:
             parse_request(send(content_of(config_of()), kind))
 
 
+@pytest.mark.parametrize(
+    "federation", ["", "f", UUID.upper(), UUID[:-1], UUID + "0", UUID + "\n", "{" + UUID + "}", UUID.replace("-", "")]
+)
+def test_a_federation_is_a_uuid_in_its_one_spelling(federation: str) -> None:
+    with pytest.raises(WireError, match="federation: expected a UUID, something else came"):
+        parse_request(send(content_of(config_of(federation=federation))))
+
+
+@pytest.mark.parametrize("card", ["", "c", "AB" * 32, "ab" * 31, "ab" * 33, "ab" * 32 + "\n", "zz" * 32, "٣" * 64])
+def test_a_card_is_a_sha256_in_its_one_spelling(card: str) -> None:
+    with pytest.raises(WireError, match="card-sha256: expected a SHA-256 in hexadecimal, something else came"):
+        parse_request(send(content_of(config_of(card_sha256=card))))
+
+
+def test_a_ledger_head_has_a_largest_size() -> None:
+    parse_answer(send(content_of(config_of(ledger_head="x" * LARGEST_HEAD))))
+    with pytest.raises(WireError, match="ledger-head: expected at most 50000 letters, more came"):
+        parse_answer(send(content_of(config_of(ledger_head="x" * (LARGEST_HEAD + 1)))))
+    with pytest.raises(WireError, match="ledger-head: expected text, none came"):
+        parse_answer(send(content_of(config_of(ledger_head=5))))
+
+
 def test_an_error_is_neither_a_request_nor_an_answer() -> None:
-    message = refusal_message(Code.FAILED, send(content_of(config_of())))
+    message = refusal_message(Refusal(code=Code.FAILED), send(content_of(config_of())))
     for parse in (parse_request, parse_answer):
         with pytest.raises(WireError, match="expected the records arrays and config"):
             parse(message)
@@ -302,7 +336,7 @@ def test_an_error_is_neither_a_request_nor_an_answer() -> None:
 
 @pytest.mark.parametrize("kind", Kind)
 def test_a_request_takes_the_keys_of_its_kind_only(kind: Kind) -> None:
-    for key in (TERMS, PLAN, PROXIMAL_MU):
+    for key in (TERMS, PLAN, PROXIMAL_MU, LEDGER_HEAD, MUNICIPALITY, DECLARED_SIZE):
         message = send(content_of({**config_of(), key: "x"}), kind)
         if key in ALLOWED[kind]:
             assert parse_request(message).extra == {key: "x"}
@@ -326,6 +360,40 @@ def test_whatever_arrives_is_a_request_or_a_wire_error(config: dict[str, Any], d
 
 @pytest.mark.parametrize("code", Code)
 def test_a_refusal_holds_its_code_and_a_constant_text(code: Code) -> None:
-    refusal = refusal_message(code, send(request_content(REQUEST)))
+    refusal = refusal_message(Refusal(code=code), send(request_content(REQUEST)))
     assert refusal.has_error()
-    assert (refusal.error.code, refusal.error.reason) == (code.value, code.name.lower().replace("_", "-"))
+    text = code.name.lower().replace("_", "-")
+    assert (refusal.error.code, refusal.error.reason) == (code.value, text)
+    assert refusal_text(refusal.error) == text
+
+
+@pytest.mark.parametrize(("cap", "text"), [(3.0, "3"), (1.9, "1.9"), (0.125, "0.125"), (0.0, "0"), (9999.0, "9999")])
+def test_a_refusal_may_say_the_policys_cap(cap: float, text: str) -> None:
+    refusal = refusal_message(Refusal(code=Code.TERMS_REFUSED, epsilon_cap=cap), send(request_content(REQUEST)))
+    assert refusal.error.reason == f"terms-refused (cap {text})"
+    assert refusal_text(refusal.error) == f"terms-refused (cap {text})"
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "", "what a municipality says", "terms-refused (cap 3) and more", "terms-refused (cap 0101701234)",
+        "terms-refused (cap 3.1234567)", "terms-refused (cap -3)", "terms-refused (cap inf)", "terms-refused(cap 3)",
+        "not-ready (cap 3)", "terms-refused (cap ٣)", "terms-refused (cap 3)\n", "terms-refused\n (cap 3)",
+    ],
+)  # fmt: skip
+def test_of_what_an_error_says_only_the_contracts_own_words_are_repeated(said: str) -> None:
+    assert refusal_text(Error(code=Code.TERMS_REFUSED, reason=said)) == "terms-refused"
+
+
+@pytest.mark.parametrize("code", [0, 1, 99, 115, -1, 2**31])
+def test_an_error_of_an_unknown_code_is_told_by_its_number_alone(code: int) -> None:
+    assert refusal_text(Error(code=code, reason="what a municipality says")) == f"error {code}"
+
+
+def test_constants_are_rendered_under_their_keys_in_the_order_of_the_contract() -> None:
+    whole = Constants(ledger_head="{}", declared_size=50, municipality="0101")
+    assert list(whole.config.items()) == [(MUNICIPALITY, "0101"), (DECLARED_SIZE, 50), (LEDGER_HEAD, "{}")]
+    assert tuple(whole.config) == ANSWERED[Kind.READY]
+    assert Constants(ledger_head="{}").config == {LEDGER_HEAD: "{}"}
+    assert Constants().config == {}

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, RecordDict
 
+from client import ledger
 from faelles.errors import RunError
 from faelles.records import ARRAYS, CONFIG, Kind
 from faelles.terms import RunTerms
@@ -85,9 +86,9 @@ def test_the_finished_model_is_on_disk_and_at_home(tmp_path: Path) -> None:
     town.run()
     with np.load(tmp_path / "run" / "model.npz", allow_pickle=False) as archive:
         assert archive.files == ["output.weight", "output.bias"]
-    assert all(agent.store.model(FEDERATION) for agent in town.agents.values())
-    reservations = [agent.store.reservation(FEDERATION, "training") for agent in town.agents.values()]
-    assert [one.open for one in reservations if one] == [False] * 4
+    assert all(agent.model() for agent in town.agents.values())
+    reservations = [ledger.reservation(one.store.database, FEDERATION, "training") for one in town.agents.values()]
+    assert [one.freed for one in reservations if one] == [True] * 4
 
 
 def test_no_evaluation_where_none_was_asked_for(tmp_path: Path) -> None:
@@ -210,7 +211,7 @@ def test_those_who_sit_out_are_named_and_asked_no_more(tmp_path: Path) -> None:
     }.items():
         town.agents[name].restart(policy=policy)
     record = town.run(quorum=0.25)
-    assert record.sits_out == {"0101": "no-data", "0147": "budget-exhausted", "0851": "silent"}
+    assert record.sits_out == {"0101": "no-data", "0147": "terms-refused (cap 1)", "0851": "silent"}
     assert record.expected == list(NAMES)
     assert record.declared_sizes == {"0751": 50}
     assert {one.metadata.dst_node_id for one in town.grid.sent[len(NAMES) :]} == {1003}

@@ -8,8 +8,8 @@ import pytest
 from faelles.errors import RunError
 from faelles.records import Kind
 from server.federation import StrategyChoice
-from tests.builders import FEDERATION, build_card, personal_card
-from tests.scripted import NAMES, Town, only, silence
+from tests.builders import Agent, build_card, personal_card
+from tests.scripted import NAMES, Town, honest, only, silence
 
 CARD = build_card()
 
@@ -31,7 +31,7 @@ def test_an_incomplete_run_goes_on_to_the_same_model(tmp_path: Path, strategy: s
     assert record.model_sha256 == whole.model_sha256
     assert [one.number for one in record.rounds] == [1, 2, 3]
     for agent in town.agents.values():
-        assert agent.store.rounds_spent(FEDERATION, Kind.TRAIN) == 3
+        assert agent.releases() == 3
 
 
 def test_a_finished_run_resumed_repeats_nothing(tmp_path: Path) -> None:
@@ -48,15 +48,33 @@ def test_a_longer_deadline_is_no_other_federation(tmp_path: Path) -> None:
     assert town.run(deadline_s=60.0, resume=True).status == "completed"
 
 
-def test_who_is_gone_when_a_run_is_resumed_is_named(tmp_path: Path) -> None:
-    town = Town(tmp_path, CARD)
+def broken_off(folder: Path) -> Town:
+    """Run a federation that only 0101 stayed with, and bring all the others back."""
+    town = Town(folder, CARD)
+    nodes = dict(town.nodes)
     for name in NAMES[1:]:
         town.at(name, only(Kind.TRAIN, 2, silence))
     town.run()
-    town = Town(tmp_path / "fresh", CARD)  # the same names; only the folder of the run is the old one
+    town.nodes = nodes
+    return town
+
+
+def test_a_municipality_whose_store_was_set_back_sits_out_and_is_named(tmp_path: Path) -> None:
+    town = broken_off(tmp_path)
+    agent = Agent(tmp_path / "run", CARD, municipality="0147")  # as a new machine with an empty store would be
+    town.nodes[1002] = ("0147", honest(agent))
+    record = town.run(resume=True)
+    assert record.sits_out == {"0147": "ledger-frozen"}
+    assert record.status == "completed"
+    assert [one.contributing for one in record.rounds] == [list(NAMES), *[["0101", "0751", "0851"]] * 2]
+    assert agent.releases() == 0
+
+
+def test_who_is_gone_when_a_run_is_resumed_is_named(tmp_path: Path) -> None:
+    town = broken_off(tmp_path)
     del town.nodes[1004]
     town.at("0751", only(Kind.READY, None, silence))
-    record = town.run(resume=True, folder=tmp_path / "run")
+    record = town.run(resume=True)
     assert record.sits_out == {"0751": "silent", "0851": "no longer connected"}
     assert record.expected == list(NAMES)
     assert record.status == "completed"

@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ import pytest
 from flwr.app import Message
 from flwr.supercore.run import Run
 
-from client.source import Source
+from client import outbox
 from client.store import Store
 from faelles.card import UseCaseCard
 from faelles.errors import RunError
@@ -81,10 +81,10 @@ def test_no_local_parameter_is_in_any_message_of_a_personalised_run(tmp_path: Pa
     assert len(grid.passed) == 2 * len(CITIZENS) * (1 + 3 + 1 + 1 + 1)
     values: list[bytes] = []
     for path in (tmp_path / "nodes").glob("*.sqlite"):
-        store = Store(path, durable=False)
-        states = [store.local_state(FEDERATION, before_round) for before_round in (2, 3, 4)]
+        store = Store(path, durable=False, serving=False)
+        states = [outbox.local_state(store.database, FEDERATION, before_round) for before_round in (2, 3, 4)]
         values += [unpack(state)[1][LOCAL[0]].tobytes() for state in states if state]
-        home = store.model(FEDERATION)
+        home = outbox.model(store.database, FEDERATION)
         assert home is not None
         assert unpack(home)[1][LOCAL[0]].tobytes() == values[-1]
         store.close()
@@ -144,16 +144,16 @@ def test_every_municipality_answers_a_simulations_question(tmp_path: Path) -> No
 
 
 @dataclass(frozen=True, kw_only=True)
-class GatedSource:
+class GatedRows:
     """Make the reader wait until a byte is written to a pipe."""
 
-    source: Source
+    rows: Callable[[str, UseCaseCard], pa.Table]
     gate: int
 
-    def read(self) -> pa.Table:
+    def __call__(self, population: str, card: UseCaseCard) -> pa.Table:
         """Wait, and return the rows."""
         os.read(self.gate, 1)
-        return self.source.read()
+        return self.rows(population, card)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,7 +166,7 @@ class GatedCrew(Crew):
         """Build the crew with a gate before its first municipality's rows."""
         crew = super().build()
         slow = min(crew)
-        object.__setattr__(crew[slow].node, "source", GatedSource(source=crew[slow].node.source, gate=self.gate))
+        object.__setattr__(crew[slow].node, "rows", GatedRows(rows=crew[slow].node.rows, gate=self.gate))
         return crew
 
 

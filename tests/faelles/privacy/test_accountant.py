@@ -14,7 +14,7 @@ from scipy import stats
 
 from faelles.errors import PlanError
 from faelles.privacy import accountant
-from faelles.privacy.accountant import ORDERS, Event, compose, delta, epsilon, prv_epsilon, rdp_curve
+from faelles.privacy.accountant import ORDERS, Event, compose, delta, epsilon, epsilons, prv_epsilon, rdp_curve
 
 SETTINGS = [  # sampling rate, noise multiplier, steps
     (0.05, 1.0, 400),
@@ -162,6 +162,25 @@ def test_epsilon_falls_with_delta_and_rises_with_the_curve() -> None:
     assert epsilon(curve * 1.01, 1e-5) > epsilon(curve, 1e-5)
 
 
+@given(scale=st.floats(0, 1e6), allowed=st.floats(0, 0.999), place=st.integers(0, len(ORDERS) - 1))
+def test_each_order_gives_an_epsilon_of_its_own_and_the_smallest_is_epsilon(
+    scale: float, allowed: float, place: int
+) -> None:
+    curve = scale * np.array(ORDERS)
+    each = epsilons(curve, allowed)
+    assert each.shape == (len(ORDERS),)
+    assert not np.isnan(each).any()
+    assert epsilon(curve, allowed) == max(0.0, each.min())
+    # What an order gives depends on the curve there alone, whatever is known of the others.
+    alone = np.full(len(ORDERS), np.inf)
+    alone[place] = curve[place]
+    assert epsilons(alone, allowed)[place] == each[place]
+    more = curve.copy()
+    more[place] += 1.0
+    assert epsilons(more, allowed)[place] >= each[place]
+    assert np.isinf(np.delete(epsilons(alone, allowed), place)).all()
+
+
 def test_a_curve_of_nothing_and_a_curve_of_everything() -> None:
     nothing, everything = np.zeros(len(ORDERS)), np.full(len(ORDERS), np.inf)
     assert (epsilon(nothing, 0.0), epsilon(nothing, 1e-5), delta(nothing, 0.0)) == (0, 0, 0)
@@ -229,7 +248,12 @@ def test_an_event_outside_its_ranges_is_refused_in_one_line(terms: tuple[float, 
 
 @pytest.mark.parametrize("curve", [np.zeros(3), np.full(len(ORDERS), np.nan), np.full(len(ORDERS), -1.0)])
 def test_an_array_that_is_no_curve_is_refused(curve: accountant.Curve) -> None:
-    for use in (lambda: epsilon(curve, 1e-5), lambda: delta(curve, 1.0), lambda: compose(curve)):
+    for use in (
+        lambda: epsilons(curve, 1e-5),
+        lambda: epsilon(curve, 1e-5),
+        lambda: delta(curve, 1.0),
+        lambda: compose(curve),
+    ):
         with pytest.raises(PlanError, match="make it with rdp_curve"):
             use()
 

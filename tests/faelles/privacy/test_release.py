@@ -176,6 +176,7 @@ def test_a_round_that_diverges_leaves_as_finite_numbers(value: float, learning_r
         )
         for array in (*released.update.arrays.values(), *released.local.values()):
             assert np.isfinite(array).all()
+            assert (np.abs(array) <= MAX_MAGNITUDE).all()
             assert array.dtype == np.float32
 
 
@@ -307,6 +308,16 @@ def test_the_noise_of_the_histogram_has_the_stated_standard_deviation_in_every_c
         assert stats.kstest(cell_N, stats.norm(0, 2.5).cdf).pvalue > ALPHA
     spread = stats.chi2(200 * exact_KH.size).cdf(((np.array(drawn) / 2.5) ** 2).sum())
     assert ALPHA < spread < 1 - ALPHA
+
+
+def test_a_histogram_is_kept_within_what_may_leave_and_otherwise_as_it_was_drawn() -> None:
+    use_case = card()
+    wild = histogram_of(use_case, 1e9, Noted()).arrays[HISTOGRAM]
+    assert np.abs(wild).max() == MAX_MAGNITUDE
+    assert {-MAX_MAGNITUDE, MAX_MAGNITUDE} <= set(wild.ravel().tolist())
+    tame = histogram_of(use_case, 1e4, Noted()).arrays[HISTOGRAM]
+    assert np.sign(tame).tolist() == np.sign(wild).tolist()
+    assert np.abs(tame).max() < MAX_MAGNITUDE
 
 
 def test_a_histogram_without_noise_has_no_event() -> None:
