@@ -14,7 +14,7 @@ VERSION = 2
 PINNED_FOR = ledger.Budget(epsilon=3.0, delta=1e-5)  # version 1 pinned no order; this one wastes little up to 10
 
 SCHEMA = """
-CREATE TABLE secret (key BLOB NOT NULL);
+CREATE TABLE secret (key BLOB NOT NULL, sha256 TEXT NOT NULL);
 CREATE TABLE ledger (
     number INTEGER PRIMARY KEY, time TEXT NOT NULL, kind TEXT NOT NULL, population TEXT NOT NULL, part TEXT NOT NULL,
     period TEXT NOT NULL, federation TEXT NOT NULL, card TEXT NOT NULL, detail TEXT NOT NULL, curve BLOB NOT NULL,
@@ -57,10 +57,19 @@ def migrate(database: sqlite3.Connection, key: bytes) -> None:
         )
     if version == 0:
         _create(database)
-        database.execute("INSERT INTO secret VALUES (?)", (key,))
+        _keep_key(database, key)
     elif version == 1:
         _from_version_1(database)
     database.execute(f"PRAGMA user_version = {VERSION}")
+
+
+def key_digest(key: bytes) -> str:
+    """Return what is kept beside the key, so that another one is noticed."""
+    return hashlib.sha256(b"faelles key\n" + key).hexdigest()
+
+
+def _keep_key(database: sqlite3.Connection, key: bytes) -> None:
+    database.execute("INSERT INTO secret VALUES (?, ?)", (key, key_digest(key)))
 
 
 def _create(database: sqlite3.Connection) -> None:
@@ -77,7 +86,7 @@ def _from_version_1(database: sqlite3.Connection) -> None:
     for table in old:
         database.execute(f"ALTER TABLE {table} RENAME TO old_{table}")
     _create(database)
-    database.execute("INSERT INTO secret SELECT key FROM old_secret")
+    _keep_key(database, database.execute("SELECT key FROM old_secret").fetchone()[0])
     database.execute("INSERT INTO outbox SELECT * FROM old_outbox")
     database.execute("INSERT INTO local_state SELECT * FROM old_local_state")
     now = datetime.now(UTC)

@@ -32,11 +32,12 @@ class Store:
         key: The secret key of a new store; drawn from the operating system unless a simulation gives one.
         serving: Whether this process answers messages; only one may. Commands beside it pass False.
 
-    Guarantees: an open store has the present version and both chains unbroken; a transaction is on disk, whole, before
-        `transaction` ends, or not there at all.
+    Guarantees: an open store has the present version, sound pages and indexes, the key that it was made with and both
+        chains unbroken; a transaction is on disk, whole, before `transaction` ends, or not there at all.
 
     Raises:
-        LedgerError: The file is damaged, was written by a newer version, or another process serves from it.
+        LedgerError: The file is damaged, was written by a newer version, cannot be written now, or another process
+            serves from it.
     """
 
     def __init__(self, path: Path, durable: bool = True, key: bytes | None = None, serving: bool = True) -> None:
@@ -45,13 +46,15 @@ class Store:
         try:
             self._database = _connect(path, durable)
             with self.transaction() as database:
+                _check_pages(database)
                 migrations.migrate(database, key or secrets.token_bytes(32))
+                _check_key(database)
                 for table in chain.CHAINED:
                     chain.verify(database, table)
         except (ValueError, TypeError, sqlite3.DatabaseError, OSError) as error:
             self.close()
             if getattr(error, "sqlite_errorcode", 0) & 0xFF in BUSY_OR_FULL:
-                raise  # no damage: whoever asked says what to do
+                raise _busy_or_full(path) from None  # no damage
             if isinstance(error, FaellesError):
                 raise _located(path, error) from None
             raise _damaged(path) from None
@@ -97,6 +100,19 @@ def _connect(path: Path, durable: bool) -> sqlite3.Connection:
     return database
 
 
+def _check_pages(database: sqlite3.Connection) -> None:
+    """See that every page and index is sound: an index that lost an entry would hide a spending from every sum."""
+    if database.execute("PRAGMA integrity_check(1)").fetchone()[0] != "ok":
+        raise ValueError("a page or an index is damaged")
+
+
+def _check_key(database: sqlite3.Connection) -> None:
+    """See that the key is the one that the store was made with: another would hold out other citizens."""
+    rows = database.execute("SELECT key, sha256 FROM secret").fetchall()
+    if [row[1] for row in rows] != [migrations.key_digest(row[0]) for row in rows] or len(rows) != 1:
+        raise ValueError("the key is damaged")
+
+
 def _only_one(path: Path) -> int:
     """Lock a file beside the store until the process ends, however it ends."""
     try:
@@ -119,6 +135,15 @@ def _only_one(path: Path) -> int:
 
 def _located(path: Path, error: FaellesError) -> LedgerError:
     return LedgerError(f"{path}: {error}", da=f"{path}: {error.text('da')}")
+
+
+def _busy_or_full(path: Path) -> LedgerError:
+    return LedgerError(
+        f"{path}: expected a store that can be written, it is busy, full or read-only; look for space and permissions, "
+        "and try again",
+        da=f"{path}: lageret skal kunne skrives, men er optaget, fuldt eller skrivebeskyttet; se efter plads og "
+        "rettigheder, og prøv igen",
+    )
 
 
 def _damaged(path: Path) -> LedgerError:

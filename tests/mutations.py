@@ -129,8 +129,8 @@ def message(rng: random.Random, kind: str, content: RecordDict, heads: list[str]
     Returns:
         Type and content.
     """
-    for _ in range(rng.choice((1, 1, 2, 3))):
-        how = rng.randrange(12)
+    for _ in range(rng.choice((1, 1, 1, 3))):
+        how = rng.randrange(16)
         if how == 0:
             kind = rng.choice((*TYPES, *Kind))
         elif how == 1:

@@ -33,9 +33,9 @@ def init(given: Namespace, language: Language) -> Iterable[str]:
 
 def person(given: Namespace, language: Language) -> Iterable[str]:
     """Make a person's key."""
-    from client.desk import decisions
+    from client.desk import people
 
-    signer = decisions.make_person(given.name, given.key)
+    signer = people.make_person(given.name, given.key)
     yield say(language, f"nøglen ligger i {given.key}; hold den for dig selv. Skriv under people i policy.yaml:",
               f"the key lies in {given.key}; keep it to yourself. Write under people in policy.yaml:")  # fmt: skip
     yield f'  "{given.name}": "{signer.public}"'
@@ -45,13 +45,13 @@ def population_add(given: Namespace, language: Language) -> Iterable[str]:
     """Register a population."""
     home = _home(given)
     _limit(home)
-    from client.desk import decisions
+    from client.desk import registration
 
-    source = decisions.source_settings(given.source, given.password_file) if given.source else None
+    source = registration.source_settings(given.source, given.password_file) if given.source else None
     terms = {"special_categories": False} if given.no_special_categories else {}
     terms |= {"held_out": given.held_out} if given.held_out is not None else {}
-    settings = decisions.population_settings(home, given.name, source, given.citizen, terms)
-    decisions.register(home, given.name, settings, given.key, given.accept_overlap)
+    settings = registration.population_settings(home, given.name, source, given.citizen, terms)
+    registration.register(home, given.name, settings, given.key, given.accept_overlap)
     yield say(language, f"population {given.name} er registreret; dens konto begynder nu",
               f"population {given.name} is registered; its account begins now")  # fmt: skip
     if home.policy().two_people_register:

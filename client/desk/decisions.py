@@ -1,37 +1,28 @@
-"""Do what a municipality's people ask for: register, check, approve, countersign, withdraw.
+"""Decide on cards as a municipality's people ask for: check, approve, countersign, withdraw.
 
 Whatever goes beyond the policy is refused with its public cap, and never quietly cut down to it.
 """
 
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
-import numpy as np
-
 from catalogue import shelf
-from client import consent, keys
-from client.consent import Approval, Person, Population
+from client import consent
+from client.consent import Approval
 from client.contract import ContractReport, examine
 from client.desk import receipt
-from client.home import RECEIPTS, Home, add_population
-from client.keys import Signer
+from client.desk.people import person, required
+from client.home import RECEIPTS, Home
 from client.language import plain, reason
 from client.ledger import utc_now
 from client.policy import Policy
-from client.population import PopulationSettings, citizen_hashes, overlap, read_raw
-from client.source import SourceSettings, identity
-from client.store import Store
+from client.population import PopulationSettings, read_raw
 from faelles.card import UseCaseCard
 from faelles.errors import CardError, ConfigError, DataError, KeyFileError, PolicyError
 from faelles.privacy.plan import PrivacyPlan, plan_for
-
-NAME = re.compile(r"[a-z][a-z0-9-]{1,47}")
-PERSON = re.compile(r"[A-Za-zÀ-ÖØ-öø-ɏ0-9_. -]{1,64}")  # policy.yaml takes more: what each regex engine calls \w
-SAME_CITIZENS = 0.05  # a larger share of common citizens makes two populations one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,72 +55,6 @@ def find_card(usecase: str) -> UseCaseCard:
         raise CardError(str(error), da=f"kortet kan ikke læses: {error}") from None
 
 
-def make_person(name: str, key: Path) -> Signer:
-    """Make a person's key.
-
-    Raises:
-        ConfigError: policy.yaml takes no such name.
-        KeyFileError: The file is there, or cannot be written.
-    """
-    if not PERSON.fullmatch(name):
-        raise ConfigError(
-            "person: expected a name of at most 64 letters, digits, blanks, points and hyphens; choose another",
-            da="person: navnet skal bestå af højst 64 bogstaver, tal, mellemrum, punktummer og bindestreger; vælg et "
-            "andet",
-        )
-    return keys.create(key)
-
-
-def person(policy: Policy, key: Path | None) -> Person | None:
-    """Find whose key this is.
-
-    Raises:
-        PolicyError: It belongs to nobody of the policy.
-    """
-    if key is None:
-        return None
-    signer = keys.load(key)
-    name = next((name for name, public in policy.people.items() if public == signer.public), None)
-    if name is None:
-        raise PolicyError(
-            f"{key}: expected the key of somebody in policy.yaml, it is nobody's; write its owner under people: "
-            f'NAME: "{signer.public}"',
-            da=f'{key}: nøglen tilhører ingen i policy.yaml; skriv dens ejer under people: NAVN: "{signer.public}"',
-        )
-    return Person(name=name, signer=signer)
-
-
-def register(home: Home, name: str, settings: PopulationSettings, key: Path | None, accept_overlap: bool) -> Population:
-    """Register a population: in the ledger for good, and in agent.yaml.
-
-    Raises:
-        PolicyError: The name or the source is taken, or the citizens are another population's.
-    """
-    policy = home.policy()
-    if not NAME.fullmatch(name):
-        raise ConfigError(
-            f"population {name}: expected a name of 2 to 48 small letters (a-z), digits and hyphens; choose another",
-            da=f"population {name}: navnet skal bestå af 2 til 48 små bogstaver (a-z), tal og bindestreger; vælg et "
-            "andet",
-        )
-    by = _required(person(policy, key), policy.two_people_register)
-    # Opened once before anything is written, so that a source that cannot be read is told at once.
-    with closing(home.store()) as store:
-        hashes = citizen_hashes(settings, home.folder, store.key)
-        if not accept_overlap:
-            _refuse_same_citizens(home, store, name, hashes)
-        population = Population(
-            name=name, citizen=settings.citizen, special_categories=settings.special_categories,
-            held_out=settings.held_out,
-        )  # fmt: skip
-        with store.transaction() as database:
-            registered = consent.register(database, population, utc_now(), by)
-            consent.attach_source(database, name, identity(settings.source, home.folder), utc_now())
-            if name not in home.settings.populations:
-                add_population(home, name, settings)
-    return registered
-
-
 def check(home: Home, usecase: str, population: str) -> ContractReport:
     """Check a population's rows against a card; the report is for this screen."""
     card = find_card(usecase)
@@ -158,7 +83,7 @@ def approve(
         PlanError: No noise keeps what the card promises.
     """
     policy, card = home.policy(), find_card(wish.card)
-    by = _required(person(policy, key), policy.two_people_approve)
+    by = required(person(policy, key), policy.two_people_approve)
     settings = home.population(wish.population)
     _allow(policy, card, settings, wish)
     report = check(home, wish.card, wish.population)
@@ -254,46 +179,6 @@ def _without_receipt(usecase: str, en: str, da: str) -> ConfigError:
     )
 
 
-def population_settings(
-    home: Home, name: str, source: SourceSettings | None, citizen: str | None, terms: Mapping[str, object]
-) -> PopulationSettings:
-    """Give a population as it was typed, or as agent.yaml describes it already; never some of each.
-
-    Args:
-        home: The agent's folder.
-        name: The population.
-        source: Its source, where one was typed.
-        citizen: Its citizen column, where one was typed.
-        terms: Other settings that were typed.
-
-    Raises:
-        ConfigError: Too little was typed, or too much.
-    """
-    known = home.settings.populations.get(name)
-    if known is not None and (source or citizen or terms):
-        raise ConfigError(
-            f"population {name}: expected a new name, agent.yaml has it; a new extract needs no other. To register it "
-            "as it stands there, leave out --citizen, --source and the like",
-            da=f"population {name}: står allerede i agent.yaml; et nyt udtræk kræver ikke en ny population. Skal den "
-            "registreres, som den står dér, så udelad --citizen, --source og lignende",
-        )
-    if known is not None:
-        return known
-    if source is None or not citizen:
-        raise ConfigError(
-            f"population {name}: expected --citizen and --source, or a description in agent.yaml; give one or the "
-            "other",
-            da=f"population {name}: angiv --citizen og --source, eller beskriv den i agent.yaml",
-        )
-    return PopulationSettings.model_validate({"citizen": citizen, "source": source, **terms})
-
-
-def source_settings(location: str, password_file: Path | None) -> SourceSettings:
-    """Read a source as it was typed; a relative path is meant from where the person stands."""
-    place = location if "://" in location else str(Path(location).absolute())
-    return SourceSettings(location=place, password_file=password_file.absolute() if password_file else None)
-
-
 def _allow(policy: Policy, card: UseCaseCard, settings: PopulationSettings, wish: Wish) -> None:
     """Refuse what the policy does not allow."""
     cap = policy.budget(settings.special_categories).epsilon
@@ -331,26 +216,3 @@ def _allow(policy: Policy, card: UseCaseCard, settings: PopulationSettings, wish
             f"until {wish.until}: expected today or a later day, it is over; choose another",
             da=f"until {wish.until}: dagen er forbi; vælg en senere",
         )
-
-
-def _required(by: Person | None, two: bool) -> Person | None:
-    if two and by is None:
-        raise PolicyError(
-            "--key: expected the key of the first of two people, for the policy asks for two; name its file",
-            da="--key: politikken kræver to mennesker; angiv filen med den førstes nøgle",
-        )
-    return by
-
-
-def _refuse_same_citizens(home: Home, store: Store, name: str, hashes: "np.typing.NDArray[np.uint64]") -> None:
-    for other in consent.populations(store.database):
-        if other.name == name or other.name not in home.settings.populations:
-            continue
-        share = overlap(hashes, citizen_hashes(home.settings.populations[other.name], home.folder, store.key))
-        if share > SAME_CITIZENS:
-            raise PolicyError(
-                f"population {name}: expected citizens of its own, many are in {other.name} too; a new extract of the "
-                "same citizens is the same population; say --accept-overlap if these are others",
-                da=f"population {name}: mange af borgerne er også i {other.name}; et nyt udtræk af de samme borgere er "
-                "den samme population; skriv --accept-overlap, hvis det er andre",
-            )

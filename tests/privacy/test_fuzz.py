@@ -37,7 +37,7 @@ Read = TypeVar("Read")
 MESSAGES_OF_ONE_STORE = 60
 NODE = 1001
 ROUNDING = 1e-9
-FEDERATIONS = [str(uuid.UUID(int=number)) for number in range(1, 7)]
+FEDERATIONS = [str(uuid.UUID(int=number)) for number in range(1, 5)]
 ASKED = (Kind.READY, Kind.READY, Kind.TRAIN, Kind.TRAIN, Kind.TRAIN, Kind.EVALUATE, Kind.FINAL, Kind.CLOSE)
 TERMS_OF_ALL = RunTerms(epsilon=1.0, rounds=3)
 PLAN_OF_ALL = TERMS_OF_ALL.plan(LEARNED, DECLARED_SIZE)
@@ -157,7 +157,7 @@ def send_many(folder: Path, rng: random.Random, count: int) -> None:
     asked: list[tuple[str, RecordDict]] = []
     for _ in range(count):
         kind, content = rng.choice(asked) if asked and rng.random() < 0.2 else some_request(rng, agent)
-        if rng.random() < 0.3:
+        if rng.random() < 0.5:
             scrutiny.send(addressed(kind, content))
             asked.append((kind, content))
         heads = [*scrutiny.heads[-4:], *strange]

@@ -5,8 +5,6 @@ from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow.csv
 import pytest
 import yaml
 from hypothesis import given
@@ -15,16 +13,15 @@ from hypothesis import strategies as st
 from client import consent, keys, ledger
 from client.consent import Standing
 from client.contract import ContractReport
-from client.desk import decisions, receipt
+from client.desk import decisions, people, receipt
 from client.desk.decisions import Wish
 from client.home import KEY, POLICY, RECEIPTS, Home
-from client.policy import load_policy
 from faelles.card import UseCaseCard
 from faelles.errors import CardError, ConfigError, DataError, FaellesError, KeyFileError, PlanError, PolicyError
 from tests import desk
 from tests.builders import build_card
 from tests.desk import NOW, SIZE, live, written
-from tests.municipality import Municipality, cpr_table, write_card
+from tests.municipality import Municipality, write_card
 
 pytestmark = pytest.mark.usefixtures("clock")
 CARD = build_card()
@@ -47,10 +44,10 @@ def change(home: Home, old: str, new: str, name: str = POLICY) -> None:
     path.write_text(text.replace(old, new), encoding="utf-8")
 
 
-def people(home: Home, *names: str) -> list[Path]:
+def people_of(home: Home, *names: str) -> list[Path]:
     """Make people's keys, and list them in the policy."""
     files = [home.folder.parent / f"{name}.key" for name in names]
-    lines = ", ".join(f'{file.stem}: "{decisions.make_person(file.stem, file).public}"' for file in files)
+    lines = ", ".join(f'{file.stem}: "{people.make_person(file.stem, file).public}"' for file in files)
     change(home, "people: {}", f"people: {{{lines}}}")
     return files
 
@@ -181,7 +178,7 @@ def test_where_two_people_are_asked_for_the_first_needs_a_key_of_the_policy(
     home: Home, town: Municipality, tmp_path: Path
 ) -> None:
     change(home, "approval: false", "approval: true")
-    (anna,) = people(home, "anna")
+    (anna,) = people_of(home, "anna")
     assert "--key" in refused(home, town).text("da")
     stranger = tmp_path / "stranger.key"
     public = keys.create(stranger).public
@@ -192,7 +189,7 @@ def test_where_two_people_are_asked_for_the_first_needs_a_key_of_the_policy(
 
 def test_the_second_person_sees_what_was_signed_and_cannot_be_the_first(home: Home, town: Municipality) -> None:
     change(home, "approval: false", "approval: true")
-    anna, bo = people(home, "anna", "bo")
+    anna, bo = people_of(home, "anna", "bo")
     approval, _ = decisions.approve(home, wish(town), anna, nothing_shown)
     before = written(home)
     with pytest.raises(PolicyError, match="anna signed already"):
@@ -204,122 +201,18 @@ def test_the_second_person_sees_what_was_signed_and_cannot_be_the_first(home: Ho
 
 
 def test_a_population_is_signed_by_its_name(home: Home) -> None:
-    (anna,) = people(home, "anna")
+    (anna,) = people_of(home, "anna")
     assert decisions.countersign(home, anna, None, "cyklister") == ("anna", None)
 
 
 @pytest.mark.parametrize(("card", "population"), [(None, None), (CARD.id, "cyklister"), ("x", None), (None, "x")])
 def test_it_has_to_be_clear_what_is_signed(home: Home, card: str | None, population: str | None) -> None:
-    (anna,) = people(home, "anna")
+    (anna,) = people_of(home, "anna")
     before = written(home)
     with pytest.raises(ConfigError) as caught:
         decisions.countersign(home, anna, card, population)
     assert "None" not in caught.value.text("en") + caught.value.text("da")
     assert written(home) == before
-
-
-@given(name=st.one_of(st.text(max_size=70), st.from_regex(decisions.PERSON, fullmatch=True)))
-def test_a_person_gets_a_key_under_names_that_the_policy_takes(
-    town: Municipality, tmp_path_factory: pytest.TempPathFactory, name: str
-) -> None:
-    folder = tmp_path_factory.mktemp("person")
-    if not decisions.PERSON.fullmatch(name):
-        with pytest.raises(ConfigError):
-            decisions.make_person(name, folder / "their.key")
-        assert not list(folder.iterdir())
-        return
-    public = decisions.make_person(name, folder / "their.key").public
-    text = (town.folder / POLICY).read_text(encoding="utf-8").replace("people: {}", f'people: {{"{name}": "{public}"}}')
-    (folder / POLICY).write_text(text, encoding="utf-8")
-    assert load_policy(folder / POLICY).people == {name: public}
-
-
-# Populations
-
-
-def settings_of(home: Home, name: str = "nye", *, citizen: str | None = "cpr", file: Path | None = None,
-                **terms: object) -> Any:  # fmt: skip
-    source = decisions.source_settings(str(file), None) if file else None
-    return decisions.population_settings(home, name, source, citizen, terms)
-
-
-@pytest.mark.parametrize("name", ["", "n", "Nye", "nye borgere", "ældre", "-nye", "n" * 49, "nye\n"])
-def test_a_population_has_a_plain_name(home: Home, town: Municipality, name: str) -> None:
-    before = written(home)
-    with pytest.raises(ConfigError):
-        decisions.register(home, name, settings_of(home, name, file=town.data), None, False)
-    assert written(home) == before
-
-
-def test_a_source_that_cannot_be_read_registers_nothing(home: Home, tmp_path: Path) -> None:
-    before = written(home)
-    with pytest.raises(DataError):
-        decisions.register(home, "nye", settings_of(home, file=tmp_path / "nowhere.csv"), None, False)
-    assert written(home) == before
-
-
-def test_the_same_citizens_are_the_same_population_unless_somebody_says_otherwise(
-    home: Home, town: Municipality, tmp_path: Path
-) -> None:
-    copy = tmp_path / "extract.csv"
-    copy.write_bytes(town.data.read_bytes())
-    before = written(home)
-    with pytest.raises(PolicyError, match="say --accept-overlap"):
-        decisions.register(home, "nye", settings_of(home, file=copy), None, False)
-    assert written(home) == before
-    decisions.register(home, "nye", settings_of(home, file=copy), None, True)
-    assert list(Home.open(home.folder).settings.populations) == ["cyklister", "nye"]
-
-
-def test_other_citizens_are_another_population(home: Home, tmp_path: Path) -> None:
-    pyarrow.csv.write_csv(cpr_table(60, seed=7), tmp_path / "others.csv", pyarrow.csv.WriteOptions(delimiter=";"))
-    settings = settings_of(home, file=tmp_path / "others.csv", held_out=0.3, special_categories=False)
-    registered = decisions.register(home, "nye", settings, None, False)
-    assert (registered.held_out, registered.special_categories) == (0.3, False)
-    assert Home.open(home.folder).population("nye") == settings
-
-
-def test_a_population_that_agent_yaml_describes_is_registered_as_it_stands_there(
-    home: Home, town: Municipality, tmp_path: Path
-) -> None:
-    data = tmp_path / "latin.csv"
-    pyarrow.csv.write_csv(cpr_table(60, seed=7), data, pyarrow.csv.WriteOptions(delimiter=","))
-    block = f'  nye:\n    citizen: cpr  # mine\n    source: {{location: {data}, delimiter: ","}}\n'
-    path = home.folder / "agent.yaml"
-    text = path.read_text(encoding="utf-8") + block
-    path.write_text(text, encoding="utf-8")
-    home = Home.open(home.folder)
-    with pytest.raises(ConfigError, match="leave out --citizen"):
-        settings_of(home, file=town.data)
-    decisions.register(home, "nye", settings_of(home, citizen=None), None, False)
-    assert path.read_text(encoding="utf-8") == text
-
-
-@pytest.mark.parametrize("citizen", [None, ""])
-def test_a_population_that_nobody_describes_needs_a_column_and_a_source(
-    home: Home, town: Municipality, citizen: str | None
-) -> None:
-    for file, column in ((town.data, citizen), (None, "cpr")):
-        with pytest.raises(ConfigError, match="--citizen and --source"):
-            settings_of(home, citizen=column, file=file)
-
-
-def test_where_two_people_register_one_key_is_needed_first(home: Home, town: Municipality) -> None:
-    change(home, "population: false", "population: true")
-    before = written(home)
-    with pytest.raises(PolicyError, match="two people"):
-        decisions.register(home, "nye", settings_of(home, file=town.data), None, True)
-    assert written(home) == before
-
-
-def test_a_file_is_meant_from_where_the_person_stands_and_an_address_is_left_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    settings = decisions.source_settings("borgere.csv", Path("secret"))
-    assert (settings.location, settings.password_file) == (str(tmp_path / "borgere.csv"), tmp_path / "secret")
-    address = "postgresql://agent@db.example.dk/omsorg?table=borgere"
-    assert decisions.source_settings(address, None).location == address
 
 
 # Withdrawing
@@ -378,9 +271,3 @@ def test_only_an_approved_card_can_be_withdrawn(home: Home) -> None:
     with pytest.raises(ConfigError, match="found none"):
         decisions.withdraw(home, CARD.id)
     assert written(home) == before
-
-
-def test_a_population_that_shares_few_citizens_is_another(home: Home, town: Municipality) -> None:
-    with closing(home.store()) as store:
-        few = np.arange(10, dtype=np.uint64)
-        decisions._refuse_same_citizens(home, store, "nye", few)
