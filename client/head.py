@@ -117,9 +117,9 @@ def frozen(database: sqlite3.Connection) -> bool:
 def recover(database: sqlite3.Connection, signer: Signer, now: datetime) -> int:
     """Charge what the presented heads say is missing as fully spent, end every open run, and thaw the store.
 
-    Guarantees: afterwards each account holds what it held, open runs in full, where this copy parted from each
-        presented head, and on top what either of them spent or reserved since; every open run is charged in full, for
-        it may have gone on after this copy was made.
+    Guarantees: afterwards each account holds what this copy spent, and on top what the branch of each presented head
+        spent or held reserved since they parted; every run that is open here is charged in full, for it may have gone
+        on after this copy was made.
 
     Returns:
         The number of charges for what was missing.

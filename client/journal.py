@@ -65,6 +65,15 @@ def write(database: sqlite3.Connection, line: Line, now: datetime) -> None:
     chain.append(database, "journal", {"time": moment(now), **asdict(line)})
 
 
+def cleared_before(database: sqlite3.Connection, federation: str, server_round: int, kind: str) -> bool:
+    """Say whether anything was cleared to leave for a question before."""
+    row = database.execute(
+        "SELECT EXISTS (SELECT 1 FROM journal WHERE federation = ? AND server_round = ? AND kind = ? AND outcome = ?)",
+        (federation, server_round, kind, CLEARED),
+    ).fetchone()
+    return bool(row[0])
+
+
 def left_before(database: sqlite3.Connection, line: Line) -> bool:
     """Say whether these very bytes were cleared to leave for this request before."""
     row = database.execute(

@@ -14,6 +14,7 @@ approve, countersign, withdraw). Every function takes a database; those that wri
 
 import json
 import math
+import secrets
 import sqlite3
 import sys
 from collections.abc import Iterator, Mapping
@@ -281,6 +282,8 @@ def spend(database: sqlite3.Connection, spending: Spending, now: datetime) -> No
         detail={
             "round": spending.server_round, "kind": spending.kind, "sampling_rate": event.sampling_rate,
             "noise_multiplier": event.noise_multiplier, "steps": event.steps,
+            # A copy that draws other noise for the same question, within the same second, has another row.
+            "nonce": secrets.token_hex(8),
         },
     )  # fmt: skip
 

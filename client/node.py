@@ -235,6 +235,8 @@ class Node:
         if kept is None:
             if request.server_round < outbox.last_round(database, request.federation, request.kind):
                 raise Refused(Code.SUPERSEDED)
+            if journal.cleared_before(database, request.federation, request.server_round, request.kind):
+                raise Blocked  # the outbox lost what the journal says was cleared; noise is never drawn twice
             return None
         if kept.request != request.sha256:
             raise Refused(Code.REQUEST_CONFLICTS)

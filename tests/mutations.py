@@ -172,9 +172,11 @@ def _arrays(rng: random.Random, record: ArrayRecord) -> None:
         shape = rng.choice((tuple(array.shape), *SHAPES))
         with np.errstate(all="ignore"):
             filled = np.full(shape, rng.choice((0.0, 1.0, 1e30, np.nan, np.inf, -np.inf)))
-            record[name] = Array(filled.astype(np.dtype(rng.choice(DTYPES))) if rng.random() < 0.5 else filled)
+            record[name] = Array(np.asarray(filled, np.dtype(rng.choice((*DTYPES, "float64", "float64")))))
     elif how == 4:
-        record[name] = Array((rng.choice((1.0, 1e3, 1e6, 1e30)) * _noise(rng, tuple(array.shape))).astype(np.float32))
+        record[name] = Array(
+            np.asarray(rng.choice((1.0, 1e3, 1e6, 1e30)) * _noise(rng, tuple(array.shape)), np.float32)
+        )
     else:
         record[rng.choice(("more", *record))] = array
 
@@ -192,7 +194,9 @@ def _config(rng: random.Random, config: ConfigRecord, heads: list[str]) -> None:
     elif how == 1:
         config[key] = rng.choice((*NUMBERS, *TEXTS, b"", b"\xff", [1, 2], [0.5], ["a"], [b"b"], [True], []))
     elif how == 2 and isinstance(value, int):
-        config[key] = rng.choice((value + 1, max(0, value - 1), -value, value * 1000, float(value), str(value)))
+        config[key] = rng.choice(
+            (value // 2, max(0, value - 1), -(value // 2), value % 1000 + 1, float(value), str(value))
+        )
     elif key == LEDGER_HEAD:
         head = rng.choice(heads)
         config[key] = head if rng.random() < 0.4 else _json(rng, head)

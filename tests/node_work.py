@@ -4,6 +4,7 @@ import os
 import random
 import tempfile
 import uuid
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from faelles.privacy.mechanisms import SecureMechanisms
 from faelles.records import LEDGER_HEAD, Answer, Kind, parse_answer
 from tests.builders import Agent, build_policy, build_table, code_of, personal_card
 from tests.custody import START, Place, next_round
-from tests.kills import Outbound
+from tests.kills import WAYS, Outbound
 
 CARD = personal_card()
 RULES = build_policy(CARD, epsilon_cap=10.0, reservation_days=5)
@@ -34,6 +35,7 @@ class NodeWork:
 
     budget: Budget = RULES.policy.special
     signer = Signer.from_seed(CODE.encode().zfill(32))  # as the builders' agents have it
+    ways: Sequence[str] = WAYS
 
     def __init__(self) -> None:
         torch.set_num_threads(1)
