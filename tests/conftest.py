@@ -47,6 +47,14 @@ def postgres() -> Iterator[Postgres]:
 
 
 @pytest.fixture(autouse=True)
+def _threads_as_they_were() -> Iterator[None]:
+    """Undo what a policy's limits do to this process; torch reads them when it first computes, also in a later test."""
+    before = os.environ["OMP_NUM_THREADS"]
+    yield
+    os.environ["OMP_NUM_THREADS"] = before
+
+
+@pytest.fixture(autouse=True)
 def _logging_as_it_was() -> Iterator[None]:
     """Undo what a test, or a library that it imports, does to the loggers."""
     names = ("", "flwr", "opacus", "faelles")

@@ -101,9 +101,9 @@ class Served:
     """Answer messages with the municipality's production node; one at a time may be open."""
 
     def __init__(self, municipality: Municipality) -> None:
-        threads = torch.get_num_threads()
         self.node = open_node(municipality.home())
-        torch.set_num_threads(threads)  # the process is the tests', whatever a policy says
+        # Whatever a policy says: other tests fork this process, and a pool of threads would not go along.
+        torch.set_num_threads(1)
         self.app = MunicipalityApp(self.node)
 
     def __call__(self, message: Message) -> list[Message]:

@@ -162,13 +162,13 @@ def test_a_population_may_lie_in_a_database_that_the_agent_can_only_read(
 ) -> None:
     table = cpr_table(60)
     postgres.run(
-        "CREATE TABLE cyklister (cpr text, alder text, brand text, repaired text)",
-        "CREATE ROLE laeser LOGIN PASSWORD 'kodeord-til-basen'", "GRANT SELECT ON cyklister TO laeser",
-        *(f"INSERT INTO cyklister VALUES {tuple(row.values())}" for row in table.to_pylist()),  # noqa: S608  # our own
+        "CREATE TABLE cyklister_lokalt (cpr text, alder text, brand text, repaired text)",
+        "CREATE ROLE laeser LOGIN PASSWORD 'kodeord-til-basen'", "GRANT SELECT ON cyklister_lokalt TO laeser",
+        *(f"INSERT INTO cyklister_lokalt VALUES {tuple(row.values())}" for row in table.to_pylist()),  # noqa: S608  # our own
     )  # fmt: skip
     one = Municipality(tmp_path, "0851", table)
     password = tmp_path / "password"
-    address = postgres.address("cyklister", user="laeser")
+    address = postgres.address("cyklister_lokalt", user="laeser")
     add = ("population", "add", "cyklister", "--citizen", "cpr", "--no-special-categories", "--dir", one.folder)
     for secret, status in (("forkert", 2), ("kodeord-til-basen", 0)):
         password.write_text(secret)

@@ -1,7 +1,8 @@
 """A population has one account: whatever begins anew, what was spent on its citizens stays spent."""
 
-import multiprocessing
 import shutil
+import subprocess
+import sys
 import uuid
 from collections.abc import Callable
 from dataclasses import replace
@@ -43,6 +44,7 @@ from tests.privacy.real_path import names
 from tests.scripted import ScriptedGrid, honest
 from tests.server.test_report import make_result
 
+ROOT = Path(__file__).parents[2]
 CARD = build_card()
 SLOWER = build_card(training={"learning_rate": 0.25})  # another card on the same citizens
 DELTA = CARD.privacy.delta
@@ -156,16 +158,17 @@ def test_what_begins_anew_is_held_to_the_same_cap(tmp_path: Path, change: Change
     assert cost(agent) == exactly(ROUND)
 
 
-def test_another_process_goes_on_with_the_same_account(tmp_path: Path) -> None:
-    def spend_elsewhere() -> None:
-        agent = Agent(tmp_path, CARD, policy=rules())
-        one_round_and_one_evaluation(agent)
-        agent.ready(federation=OTHER_FEDERATION)  # and ends without a word
+def spend_elsewhere(folder: str) -> None:
+    """Spend in this process, which then ends without a word."""
+    agent = Agent(Path(folder), CARD, policy=rules())
+    one_round_and_one_evaluation(agent)
+    agent.ready(federation=OTHER_FEDERATION)
 
-    process = multiprocessing.get_context("fork").Process(target=spend_elsewhere)
-    process.start()
-    process.join()
-    assert process.exitcode == 0
+
+def test_another_process_goes_on_with_the_same_account(tmp_path: Path) -> None:
+    # A new interpreter and not a fork: what torch has started in this process would not go along.
+    program = "import sys; from tests.privacy.test_one_account import spend_elsewhere; spend_elsewhere(sys.argv[1])"
+    subprocess.run([sys.executable, "-c", program, tmp_path], check=True, cwd=ROOT)
     agent = Agent(tmp_path, CARD, policy=rules())
     assert cost(agent) == exactly(ROUND + RUN.curve)
     assert cost(agent, HELD_OUT) == exactly(2 * EVALUATION)
