@@ -39,12 +39,22 @@ class LedgerHeads:
         return self._heads.get(municipality)
 
     def keep(self, municipality: str, head: str) -> None:
-        """Take note of a head."""
-        self._heads[municipality] = head
-        self._saved = False
+        """Take note of a head, unless a later one is known: an answer that is sent again carries the one it had."""
+        if _number(head) >= _number(self._heads.get(municipality, "")):
+            self._heads[municipality] = head
+            self._saved = False
 
     def save(self) -> None:
         """Put on disk what was noted since."""
         if not self._saved:
             write_atomically(self._path, json.dumps(self._heads, sort_keys=True).encode())
             self._saved = True
+
+
+def _number(head: str) -> int:
+    """Read which row of the ledger a head names; 0 where it does not say."""
+    try:
+        number = json.loads(head)["number"]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return 0
+    return number if type(number) is int else 0

@@ -161,14 +161,16 @@ def test_a_population_may_lie_in_a_database_that_the_agent_can_only_read(
     tmp_path: Path, postgres: Postgres, capsys: pytest.CaptureFixture[str]
 ) -> None:
     table = cpr_table(60)
+    # A schema of its own: other tests make the public one anew, with rights of theirs.
     postgres.run(
-        "CREATE TABLE cyklister_lokalt (cpr text, alder text, brand text, repaired text)",
-        "CREATE ROLE laeser LOGIN PASSWORD 'kodeord-til-basen'", "GRANT SELECT ON cyklister_lokalt TO laeser",
-        *(f"INSERT INTO cyklister_lokalt VALUES {tuple(row.values())}" for row in table.to_pylist()),  # noqa: S608  # our own
+        "CREATE SCHEMA hjem", "CREATE TABLE hjem.cyklister (cpr text, alder text, brand text, repaired text)",
+        "CREATE ROLE laeser LOGIN PASSWORD 'kodeord-til-basen'", "GRANT USAGE ON SCHEMA hjem TO laeser",
+        "GRANT SELECT ON hjem.cyklister TO laeser",
+        *(f"INSERT INTO hjem.cyklister VALUES {tuple(row.values())}" for row in table.to_pylist()),  # noqa: S608  # our own
     )  # fmt: skip
     one = Municipality(tmp_path, "0851", table)
     password = tmp_path / "password"
-    address = postgres.address("cyklister_lokalt", user="laeser")
+    address = postgres.address("hjem.cyklister", user="laeser")
     add = ("population", "add", "cyklister", "--citizen", "cpr", "--no-special-categories", "--dir", one.folder)
     for secret, status in (("forkert", 2), ("kodeord-til-basen", 0)):
         password.write_text(secret)

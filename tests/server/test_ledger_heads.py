@@ -80,3 +80,11 @@ def test_a_head_that_is_too_large_is_a_faulty_answer(tmp_path: Path) -> None:
     record = town.run()
     assert record.rounds[1].rejected == {"0751": "ledger-head: expected at most 50000 letters, more came"}
     assert len(LedgerHeads(town.folder / "run").last("0751") or "") < LARGEST_HEAD
+
+
+def test_a_later_head_is_kept_whatever_comes_after_it(tmp_path: Path) -> None:
+    heads = LedgerHeads(tmp_path)
+    for text in ('{"number":3}', '{"number":5}', '{"number":4}', "nonsense", '{"number":true}', '{"number":"9"}', "[]"):
+        heads.keep("0101", text)
+    heads.save()
+    assert LedgerHeads(tmp_path).last("0101") == '{"number":5}'
