@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from client.contract_findings import LOOKS, TYPES_DA, Finding, Severity, Type, figure, shown
 from client.contract_personal import Suspicion
 from faelles.card import UseCaseCard
-from faelles.errors import DataError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,17 +98,6 @@ class ContractReport:
     def fits(self) -> bool:
         """Say whether nothing blocks an approval."""
         return not self.of("blocks")
-
-    def require_fit(self) -> None:
-        """Refuse rows that do not fit.
-
-        Raises:
-            DataError: Every finding that blocks an approval.
-        """
-        blocking = self.of("blocks")
-        if blocking:
-            en, da = ("; ".join(finding.text(language) for finding in blocking) for language in ("en", "da"))
-            raise DataError(en, da=da)
 
 
 def render(report: ContractReport, language: str) -> str:

@@ -67,7 +67,7 @@ def check_data(given: Namespace, language: Language) -> Iterable[str]:
 
     report = decisions.check(home, given.card, given.population)
     yield render(report, language)
-    if any(finding.severity == "blocks" for finding in report.findings):
+    if not report.fits:
         raise ConfigError(
             "check-data: expected rows that fit the card; mend what blocks above",
             da="check-data: rækkerne passer ikke til kortet; ret det, der spærrer ovenfor",

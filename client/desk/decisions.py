@@ -87,7 +87,7 @@ def approve(
     settings = home.population(wish.population)
     _allow(policy, card, settings, wish)
     report = check(home, wish.card, wish.population)
-    blocking = [finding for finding in report.findings if finding.severity == "blocks"]
+    blocking = report.of("blocks")
     if blocking:
         show(report)
         raise DataError(
