@@ -1,5 +1,6 @@
 """Bring a store's tables to the present version; a store of every earlier version can be brought here."""
 
+import functools
 import hashlib
 import sqlite3
 from collections.abc import Mapping
@@ -47,7 +48,7 @@ def migrate(database: sqlite3.Connection, key: bytes) -> None:
         key: The secret key of a new store.
 
     Raises:
-        LedgerError: A newer version wrote it.
+        LedgerError: A newer version wrote it, or its tables are not this version's.
     """
     version = database.execute("PRAGMA user_version").fetchone()[0]
     if version > VERSION:
@@ -61,6 +62,26 @@ def migrate(database: sqlite3.Connection, key: bytes) -> None:
     elif version == 1:
         _from_version_1(database)
     database.execute(f"PRAGMA user_version = {VERSION}")
+    if _tables(database) != _tables_of_this_version():
+        raise LedgerError(
+            "expected the tables of this version, others are there; restore the newest backup and run "
+            "`faelles-agent ledger recover`",
+            da="tabellerne er ikke dem, som denne version har; genskab den nyeste sikkerhedskopi, og kør "
+            "`faelles-agent ledger recover`",
+        )
+
+
+def _tables(database: sqlite3.Connection) -> set[tuple[str, str, str | None]]:
+    return set(database.execute("SELECT type, name, sql FROM sqlite_master"))
+
+
+@functools.cache
+def _tables_of_this_version() -> set[tuple[str, str, str | None]]:
+    database = sqlite3.connect(":memory:")
+    _create(database)
+    found = _tables(database)
+    database.close()
+    return found
 
 
 def key_digest(key: bytes) -> str:

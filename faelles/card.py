@@ -274,7 +274,8 @@ def _describe(detail: Any, values: bool) -> str:
         del place[2]  # pydantic's tag for the kind of feature; it stands in no card
     path = ".".join(str(part) for part in place) or "card"
     path = path if path.isprintable() else repr(path)
-    message = detail["msg"].removeprefix("Value error, ")
+    # Pydantic repeats tags that nobody declared, with whatever cannot be seen in them.
+    message = "".join(letter if letter.isprintable() else "?" for letter in detail["msg"].removeprefix("Value error, "))
     kind = detail["type"]
     if kind == "missing":
         return f"{path}: is missing; write it"

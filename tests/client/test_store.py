@@ -247,3 +247,13 @@ def test_a_spend_is_on_disk_before_the_transaction_ends(store: Store, path: Path
     again = Store(copy)
     assert kinds(again) == ["reserve", "spend"]
     again.close()
+
+
+@pytest.mark.parametrize("change", ["DROP TABLE freeze", "ALTER TABLE freeze RENAME TO thaw", "CREATE TABLE more (x)"])
+def test_a_store_with_other_tables_is_noticed(path: Path, change: str) -> None:
+    Store(path).close()
+    database = sqlite3.connect(path)
+    database.execute(change)
+    database.close()
+    with pytest.raises(LedgerError, match="expected the tables of this version, others are there"):
+        Store(path)

@@ -344,3 +344,10 @@ def test_a_file_that_cannot_be_read_is_told_by_its_path(tmp_path: Path, place: s
         load_card(tmp_path / place)
     assert str(caught.value).startswith(f"{tmp_path / place}: ")
     assert str(caught.value).isprintable()
+
+
+def test_what_cannot_be_seen_in_a_tag_is_not_repeated() -> None:
+    fields = changed("features.0.kind", "category\ufeff")
+    with pytest.raises(CardError) as caught:
+        parse_card(fields)
+    assert str(caught.value).isprintable()
