@@ -134,7 +134,7 @@ def record(
     A row that draws on an account carries what the account has spent after it, so that asking an account of many
     thousand events is reading one row.
     """
-    drawn = _drawn(database, (population, part, period)) + curve if kind in DRAWS and curve is not None else None
+    drawn = spent_at(database, (population, part, period)) + curve if kind in DRAWS and curve is not None else None
     return chain.append(database, "ledger", {
         "time": moment(now), "kind": kind, "population": population, "part": part, "period": period,
         "federation": federation, "card": card,
@@ -178,7 +178,7 @@ def account(database: sqlite3.Connection, population: str, part: str, now: datet
     Guarantees: `total` is never below `spent`, and `spent` never below what was released.
     """
     place = (population, part, period)
-    drawn = _drawn(database, place)
+    drawn = spent_at(database, place)
     total = drawn
     where = "r.population = ? AND r.part = ? AND r.period = ?"
     for one in _reservations(database, where, place):
@@ -214,9 +214,14 @@ def present_accounts(database: sqlite3.Connection) -> list[tuple[str, str, str]]
     return [(row[0], row[1], row[2]) for row in rows]
 
 
-def spent_at(database: sqlite3.Connection, place: tuple[str, str, str], number: int) -> Curve:
-    """Return what an account had spent after a row."""
-    return _drawn(database, place, number)
+def spent_at(database: sqlite3.Connection, place: tuple[str, str, str], number: int = sys.maxsize) -> Curve:
+    """Return what an account had spent after a row; what it has spent where none is given."""
+    row = database.execute(
+        "SELECT spent FROM ledger WHERE population = ? AND part = ? AND period = ? AND kind IN ('spend', 'charge')"
+        " AND number <= ? ORDER BY number DESC LIMIT 1",
+        (*place, number),
+    ).fetchone()
+    return NOTHING if row is None else _curves([row[0]])[0]
 
 
 def ended(database: sqlite3.Connection, place: tuple[str, str, str], parted: int, since: int) -> Curve:
@@ -334,15 +339,6 @@ def _free(database: sqlite3.Connection, one: Reservation, reason: str, now: date
         database, now, "free", population=one.population, part=one.part, period=one.period, federation=one.federation,
         card=one.card_sha256, detail={"reason": reason},
     )  # fmt: skip
-
-
-def _drawn(database: sqlite3.Connection, place: tuple[str, str, str], until: int = sys.maxsize) -> Curve:
-    row = database.execute(
-        "SELECT spent FROM ledger WHERE population = ? AND part = ? AND period = ? AND kind IN ('spend', 'charge')"
-        " AND number <= ? ORDER BY number DESC LIMIT 1",
-        (*place, until),
-    ).fetchone()
-    return NOTHING if row is None else _curves([row[0]])[0]
 
 
 def _pinned(database: sqlite3.Connection, place: tuple[str, str, str]) -> int | None:

@@ -79,7 +79,8 @@ def _answer(
     after = have.total + more
     of_card = more + ledger.card_curve(
         database, approval.card.sha256, approval.population, ledger.TRAINING, now)  # fmt: skip
-    order = ledger.best_order(after, budget) if have.order is None else have.order
+    pinned = have.order if have.total.any() else None  # as `ledger.reserve` does
+    order = ledger.best_order(after, budget) if pinned is None else pinned
     return WhatIf(
         card=approval.card.id, population=approval.population, rounds=rounds,
         now=epsilon(have.total, budget.delta), after=epsilon(after, budget.delta), cap=budget.epsilon,
