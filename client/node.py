@@ -8,7 +8,7 @@ import hashlib
 import logging
 import sqlite3
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 import numpy as np
@@ -34,6 +34,7 @@ from faelles.privacy.release import Release, release_histogram, release_update
 from faelles.records import (
     LARGEST_PULL,
     LEDGER_HEAD,
+    MODEL_SHA256,
     PLAN,
     PROXIMAL_MU,
     TERMS,
@@ -43,6 +44,7 @@ from faelles.records import (
     Kind,
     Refusal,
     Request,
+    model_sha256,
     pack,
     unpack,
 )
@@ -92,7 +94,8 @@ class Node:
             consented = admit(self.store.database, request, self.policy(), self.clock())
             if request.kind in WORK and head.frozen(self.store.database):
                 raise Refused(Code.LEDGER_FROZEN)
-            return handlers[request.kind](request, consented)
+            # Also what was answered before leaves in the version of who asks now, who may not know the one it had.
+            return replace(handlers[request.kind](request, consented), schema=request.schema)
         except Refused as refused:
             return self.refuse(refused.refusal, request)
         except (WireError, PlanError):
@@ -211,13 +214,20 @@ class Node:
     def _final(self, request: Request, consented: Consented) -> Answer:
         card = consented.card
         check_arrays(shared_shapes(card), request.arrays)
+        digest = model_sha256(request.arrays)
+        if request.extra.get(MODEL_SHA256, digest) != digest:  # version 1 does not say it
+            raise WireError(f"{MODEL_SHA256}: expected the digest of the arrays that came, another came; send it again")
         reserved = ledger.reservation(self.store.database, request.federation, ledger.TRAINING)
         if reserved is None or reserved.card_sha256 != request.card_sha256:
             raise Refused(Code.NOT_READY)
         model = self.parameters(card, request.federation, request.server_round + 1, request.arrays)
         with self.store.transaction() as database:
-            time = ledger.moment(self.clock())
-            outbox.keep_model(database, request.federation, request.card_sha256, pack({}, model), time)
+            kept = outbox.model(database, request.federation)
+            if kept is None:
+                time = ledger.moment(self.clock())
+                outbox.keep_model(database, request.federation, request.card_sha256, pack({}, model), time)
+            elif model_sha256(_shared(kept, request.arrays)) != digest:
+                raise Refused(Code.REQUEST_CONFLICTS)  # a federation ends in one model
             return self._clear(database, request, consented, Constants())
 
     def _close(self, request: Request, consented: Consented) -> Answer:
@@ -303,6 +313,12 @@ def _line(outcome: str, recipient: str, request: Request, consented: Consented, 
         sha256=hashlib.sha256(answer).hexdigest(), card=request.card_sha256, federation=request.federation,
         server_round=request.server_round, approval=consented.approval.number,
     )  # fmt: skip
+
+
+def _shared(model: bytes, asked: Arrays) -> Arrays:
+    """Pick the shared parameters of a kept model, in the order in which they are asked about."""
+    kept = unpack(model)[1]
+    return {name: kept[name] for name in asked}
 
 
 def _pull(request: Request) -> float:

@@ -8,11 +8,14 @@ text are constants of this file, and at most the policy's public cap, so that th
     query.ready   -                      terms, ledger-head                     municipality, declared-size, ledger-head
     train         shared parameters      plan, the strategy's terms, ledger-head   arrays: the update; ledger-head
     evaluate      shared parameters      ledger-head                            arrays: histogram; ledger-head
-    query.final   shared parameters      -                                      -
+    query.final   shared parameters      model-sha256 (from version 2 on)       -
     query.close   -                      -                                      -
 
 A ledger head is what a municipality signed last; the coordinator keeps it and presents it again, so that an account
 which was set back is noticed.
+
+Agents do not upgrade on one day: the present version and the one before are served, and an answer is in the version of
+its request. The digests that stores hold are of neither: what is asked and answered is digested as version 1 wrote it.
 """
 
 import hashlib
@@ -32,7 +35,9 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, RecordDic
 from faelles.errors import WireError
 from faelles.models import Arrays
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+SERVED = (1, 2)
+DIGESTED = 1  # for good: another would be another digest for what stores of version 0.1 hold
 ARRAYS = "arrays"
 CONFIG = "config"
 CONTENTS = "contents.json"
@@ -46,6 +51,7 @@ PROXIMAL_MU = "proximal-mu"  # Flower's own key
 LARGEST_PULL = 100.0  # public bound on it, kept by both sides
 MUNICIPALITY = "municipality"
 DECLARED_SIZE = "declared-size"
+MODEL_SHA256 = "model-sha256"
 LEDGER_HEAD = "ledger-head"
 LARGEST_HEAD = 50_000  # letters; one account takes about a hundred
 COMMON = (SCHEMA, FEDERATION, SERVER_ROUND, CARD)
@@ -91,12 +97,17 @@ class Code(IntEnum):
         return self.name.lower().replace("_", "-")
 
 
-ALLOWED: Mapping[Kind, tuple[str, ...]] = {
+_FIRST: Mapping[Kind, tuple[str, ...]] = {
     Kind.READY: (TERMS, LEDGER_HEAD),
     Kind.TRAIN: (PLAN, PROXIMAL_MU, LEDGER_HEAD),
     Kind.EVALUATE: (LEDGER_HEAD,),
     Kind.FINAL: (),
     Kind.CLOSE: (),
+}
+# By version, what a request may hold beyond the common keys; the digest of a finished model it must hold where it may.
+ALLOWED: Mapping[int, Mapping[Kind, tuple[str, ...]]] = {
+    1: _FIRST,
+    2: {**_FIRST, Kind.FINAL: (MODEL_SHA256,)},
 }
 ANSWERED: Mapping[Kind, tuple[str, ...]] = {
     Kind.READY: (MUNICIPALITY, DECLARED_SIZE, LEDGER_HEAD),
@@ -145,7 +156,7 @@ class Refusal:
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """Hold one request of the coordinator."""
+    """Hold one request of the coordinator, in one of the versions served."""
 
     kind: Kind
     federation: str
@@ -153,15 +164,17 @@ class Request:
     card_sha256: str
     extra: Mapping[str, Scalar] = field(default_factory=dict)
     arrays: Arrays = field(default_factory=dict)
+    schema: int = SCHEMA_VERSION
 
     @property
     def sha256(self) -> str:
         """Identify the request by its arrays and config: equal requests have equal digests.
 
-        A ledger head is no part of what is asked: who asks again may know a later one by then.
+        A ledger head is no part of what is asked: who asks again may know a later one by then. Neither is the version,
+        nor what it adds about the arrays: either side may be upgraded in the middle of a run.
         """
-        asked = {key: value for key, value in _config(self).items() if key != LEDGER_HEAD}
-        return hashlib.sha256(pack(asked, self.arrays)).hexdigest()
+        asked = {key: value for key, value in _config(self).items() if key not in (LEDGER_HEAD, MODEL_SHA256)}
+        return hashlib.sha256(pack({**asked, SCHEMA: DIGESTED}, self.arrays)).hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,21 +186,25 @@ class Answer:
     card_sha256: str
     extra: Mapping[str, Scalar] = field(default_factory=dict)
     arrays: Arrays = field(default_factory=dict)
+    schema: int = SCHEMA_VERSION
 
     def pack(self) -> bytes:
-        """Render the answer as the bytes that the outbox keeps."""
-        return pack(_config(self), self.arrays)
+        """Render the answer as the bytes that the outbox keeps; the same ones in whatever version it leaves."""
+        return pack({**_config(self), SCHEMA: DIGESTED}, self.arrays)
 
     @classmethod
     def unpack(cls, data: bytes) -> "Answer":
-        """Read back what `pack` made."""
+        """Read back what `pack` made; in which version it leaves is for whoever answers with it to say."""
         config, arrays = unpack(data)
         return _answer(config, arrays)
 
 
 def request_content(request: Request) -> RecordDict:
-    """Render a request as a Flower message's content."""
-    return _content(_config(request), request.arrays)
+    """Render a request as a Flower message's content; with the digest of its arrays where its version wants it."""
+    config = _config(request)
+    if MODEL_SHA256 in ALLOWED[request.schema][request.kind] and MODEL_SHA256 not in config:
+        config[MODEL_SHA256] = model_sha256(request.arrays)
+    return _content(config, request.arrays)
 
 
 def parse_request(message: Message) -> Request:
@@ -201,16 +218,20 @@ def parse_request(message: Message) -> Request:
     except ValueError:
         raise WireError(f"message type: expected one of {', '.join(Kind)}, another came") from None
     config, arrays = _read(message)
-    unknown = set(config) - {*COMMON, *ALLOWED[kind]}
-    if unknown:
-        raise WireError(f"{kind}: expected config keys {', '.join((*COMMON, *ALLOWED[kind]))}, others came")
+    schema = _integer(config, SCHEMA)
+    allowed = ALLOWED[schema][kind]
+    if set(config) - {*COMMON, *allowed}:
+        raise WireError(f"{kind}: expected config keys {', '.join((*COMMON, *allowed))}, others came")
+    if MODEL_SHA256 in allowed:
+        _match(config, MODEL_SHA256, _SHA256, "a SHA-256 in hexadecimal")
     return Request(
         kind=kind,
         federation=_match(config, FEDERATION, _UUID, "a UUID"),
         server_round=_integer(config, SERVER_ROUND),
         card_sha256=_match(config, CARD, _SHA256, "a SHA-256 in hexadecimal"),
-        extra={key: config[key] for key in ALLOWED[kind] if key in config},
+        extra={key: config[key] for key in allowed if key in config},
         arrays=arrays,
+        schema=schema,
     )
 
 
@@ -269,9 +290,14 @@ def unpack(data: bytes) -> tuple[dict[str, Scalar], Arrays]:
     return contents[CONFIG], arrays
 
 
+def model_sha256(arrays: Arrays) -> str:
+    """Identify a model by its parameters: their names, types, shapes, values and order."""
+    return hashlib.sha256(pack({}, arrays)).hexdigest()
+
+
 def _config(part: Request | Answer) -> dict[str, Scalar]:
     return {
-        SCHEMA: SCHEMA_VERSION,
+        SCHEMA: part.schema,
         FEDERATION: part.federation,
         SERVER_ROUND: part.server_round,
         CARD: part.card_sha256,
@@ -293,6 +319,7 @@ def _answer(config: Mapping[str, Scalar], arrays: Arrays) -> Answer:
         card_sha256=_text(config, CARD),
         extra={key: config[key] for key in (MUNICIPALITY, DECLARED_SIZE, LEDGER_HEAD) if key in config},
         arrays=arrays,
+        schema=_integer(config, SCHEMA),
     )
 
 
@@ -302,8 +329,8 @@ def _read(message: Message) -> tuple[dict[str, Scalar], Arrays]:
     record, config = message.content[ARRAYS], message.content[CONFIG]
     if not isinstance(record, ArrayRecord) or not isinstance(config, ConfigRecord):
         raise WireError(f"message: expected {ARRAYS} to be an array record and {CONFIG} a config record")
-    if _integer(config, SCHEMA) != SCHEMA_VERSION:
-        raise WireError(f"{SCHEMA}: expected {SCHEMA_VERSION}, another came; upgrade the older side")
+    if _integer(config, SCHEMA) not in SERVED:
+        raise WireError(f"{SCHEMA}: expected {' or '.join(map(str, SERVED))}, another came; upgrade the older side")
     values = {key: value for key, value in config.items() if _is_scalar(value)}
     if len(values) != len(config):
         raise WireError(f"{CONFIG}: expected text and finite numbers, something else came")

@@ -23,12 +23,14 @@ from faelles.records import (
     CONFIG,
     FEDERATION,
     LEDGER_HEAD,
+    MODEL_SHA256,
     PLAN,
     SCHEMA,
     SCHEMA_VERSION,
     SERVER_ROUND,
     TERMS,
     Kind,
+    model_sha256,
 )
 from faelles.terms import RunTerms
 
@@ -99,7 +101,8 @@ class Known:
         return self.draft(Kind.EVALUATE, server_round, None, self.start() if arrays is None else arrays)
 
     def final(self, arrays: Fields | None = None) -> Draft:
-        return self.draft(Kind.FINAL, 3, None, self.start() if arrays is None else arrays)
+        model = self.start() if arrays is None else arrays
+        return self.draft(Kind.FINAL, 3, {MODEL_SHA256: model_sha256(dict(model))}, model)
 
     def close(self) -> Draft:
         return self.draft(Kind.CLOSE, 3)
@@ -348,7 +351,7 @@ def spoiled_records(known: Known) -> Iterator[Draft]:
 def misspelled_config(known: Known) -> Iterator[Draft]:
     own = known.federation
     values: dict[str, Iterable[Any]] = {
-        SCHEMA: (0, 2, -1, "1", True, 1.0, 2**63 - 1),
+        SCHEMA: (0, SCHEMA_VERSION + 1, -1, "1", True, 1.0, 2**63 - 1),
         FEDERATION: (own.upper(), f"{{{own}}}", own + "\n", "", "x" * HUGE, "'; DROP TABLE ledger --", 5, b"x", ["x"]),
         SERVER_ROUND: (-1, 2**31, 2**63 - 1, -(2**63), "2", 2.0, True, [2], b"2"),
         "run-as": ("root",), "x" * 10_000: (1,), "cpr\0": (1,), "": ("",),

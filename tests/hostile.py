@@ -7,14 +7,14 @@ happens in the municipality has to be brought about by whoever plays it.
 
 import json
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import numpy as np
 from flwr.app import Message
 from flwr.serverapp import Grid
 
-from faelles.records import ARRAYS, CONFIG, LEDGER_HEAD, Code
+from faelles.records import ARRAYS, CONFIG, LEDGER_HEAD, MODEL_SHA256, Code
 from tests import crafted
 from tests.crafted import Draft, Known
 
@@ -189,6 +189,21 @@ def _after_the_end(known: Known) -> Iterator[Draft]:
     yield from (known.final(known.filled(1.0)), known.close())
 
 
+def _first_version(known: Known) -> Iterator[Draft]:
+    """Ask as a coordinator does that was not upgraded."""
+    drafts = (known.ready(), known.train(1), known.train(2), known.evaluate(), known.train(3), known.close())
+    yield from (draft.but(schema_version=1) for draft in drafts)
+
+
+def _other_models(known: Known) -> Iterator[Draft]:
+    """Bring a model home that is not the one its digest names, or has no digest to name it."""
+    whole = known.final()
+    digest = whole.config[MODEL_SHA256]
+    yield from (whole.but(model_sha256=one) for one in ("0" * 64, digest.upper(), digest + "\n", "", 5, b"x", [digest]))
+    yield from (replace(whole, arrays=known.filled(1.0)), whole.but(schema_version=1))
+    yield replace(whole, config={key: value for key, value in whole.config.items() if key != MODEL_SHA256})
+
+
 def _unasked(known: Known) -> Iterator[Draft]:
     yield from (known.train(0), known.train(1), known.evaluate(), known.final())
 
@@ -229,6 +244,8 @@ ATTACKS: tuple[Attack, ...] = (
     _attack("config that breaks the contract", crafted.misspelled_config, Code.MALFORMED),
     _attack("heads that it never signed", crafted.heads_it_never_signed, Code.MALFORMED),
     _attack("heads that it signed before", _old_heads, None),
+    _attack("the version before", _first_version, None),
+    _attack("models that their digest does not name", _other_models, Code.MALFORMED),
     _attack("the same again", _repeats, None, Code.SUPERSEDED),
     _attack("the same round with other content", _forks, Code.REQUEST_CONFLICTS),
     _attack("rounds in another order", _reordered, None, Code.SUPERSEDED, Code.BUDGET_EXHAUSTED),
@@ -240,7 +257,9 @@ ATTACKS: tuple[Attack, ...] = (
     _attack("before it was asked", _unasked, Code.NOT_READY, opening=nothing),
     _attack("what was not asked for", _unpromised, Code.NOT_READY, opening=asked_without_evaluation),
     _attack("from the end", _backwards, None, Code.NOT_READY, opening=asked),
-    _attack("after the end", _after_the_end, None, Code.SUPERSEDED, Code.NOT_READY, opening=ended),
+    _attack(
+        "after the end", _after_the_end, None, Code.SUPERSEDED, Code.NOT_READY, Code.REQUEST_CONFLICTS, opening=ended
+    ),
     _meanwhile(Happening.WITHDRAWN, Code.WITHDRAWN),
     _meanwhile(Happening.APPROVAL_EXPIRED, Code.APPROVAL_EXPIRED),
     _meanwhile(Happening.RESERVATION_EXPIRED, None, Code.NOT_READY),
