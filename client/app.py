@@ -6,6 +6,7 @@ import torch
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
+from client.connection import read_settings
 from client.home import Home
 from client.limits import apply_limits
 from client.node import Node
@@ -31,12 +32,15 @@ class MunicipalityApp(ClientApp):
 def open_node(home: Home) -> Node:
     """Open the municipality's own node: its folder, its rules, its rows, and noise from the operating system.
 
+    Answers go to the coordinator that the municipality has enrolled with; the journal names it.
+
     Raises:
         FaellesError: Something of it is missing, damaged, or in use by another process.
     """
     policy = home.policy_or_nothing()
     apply_limits(policy)
     torch.set_num_threads(policy.threads)  # torch is here already and has read the environment
+    coordinator = read_settings(home)
     store = home.store(serving=True)
     return Node(
         municipality=home.settings.municipality,
@@ -45,6 +49,7 @@ def open_node(home: Home) -> Node:
         store=store,
         policy=home.policy_or_nothing,
         rows=lambda population, card: Home.open(home.folder).rows(store, population, card),
+        recipient=Node.recipient if coordinator is None else coordinator.address,
     )
 
 

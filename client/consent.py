@@ -13,10 +13,11 @@ from enum import StrEnum
 from typing import Any
 
 from client import ledger
-from client.keys import Signer, verify
+from client.keys import Signer
 from client.policy import Policy
 from faelles.card import UseCaseCard, parse_card
 from faelles.errors import PolicyError
+from faelles.keys import verify
 from faelles.privacy.plan import DECLARED_SIZES
 
 SIGNED = b"faelles consent\n"

@@ -19,8 +19,9 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from client import chain, ledger
-from client.keys import Signer, decode, encode, verify
+from client.keys import Signer
 from faelles.errors import LedgerError, WireError
+from faelles.keys import decode, encode, verify
 from faelles.privacy.accountant import ORDERS
 
 SIGNED = b"faelles ledger head\n"

@@ -5,6 +5,9 @@ policy.yaml     what it allows
 signing.key     the agent's Ed25519 key, readable by its owner only
 store.sqlite    account, outbox, local state, journal
 receipts/       signed receipts of what was withdrawn
+run/            what the processes of a running agent hand each other; see `client.runtime`
+
+What it knows of its coordinator lies there too; see `client.connection`.
 """
 
 import os

@@ -12,9 +12,10 @@ from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 
 from client import chain
-from client.keys import Signer, verify
+from client.keys import Signer
 from client.ledger import moment
 from faelles.errors import LedgerError
+from faelles.keys import verify
 
 CLEARED = "cleared"  # to leave: written with the spend
 RESENT = "resent"  # the very same bytes again

@@ -1,23 +1,25 @@
-"""Make, read and use Ed25519 keys: the agent's own, which signs ledger heads and receipts, and those of people.
+"""Make, read and use a municipality's keys: those that sign, its own and its people's, and the one that logs in.
 
-A key file is PEM and readable by its owner only; one that others can read is refused, for it may have been copied.
+A key file is readable by its owner only; one that others can read is refused, for it may have been copied.
 """
 
-import base64
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from client.language import reason
 from faelles.errors import KeyFileError
+from faelles.keys import PREFIX, encode
 
-PREFIX = "ed25519:"
 RAW = (serialization.Encoding.Raw, serialization.PublicFormat.Raw)
+OPENSSH = (serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,24 +50,6 @@ class Signer:
         return HKDF(algorithm=hashes.SHA256(), length=32, salt=None, info=purpose).derive(seed)
 
 
-def verify(public: str, data: bytes, signature: str) -> bool:
-    """Say whether a signature is of these bytes and made with this key; nonsense of any kind is a no."""
-    try:
-        key = Ed25519PublicKey.from_public_bytes(decode(public.removeprefix(PREFIX)))
-        key.verify(decode(signature), data)
-    except (InvalidSignature, ValueError):
-        return False
-    return public.startswith(PREFIX)
-
-
-def fingerprint(public: str) -> str:
-    """Shorten a public key to what two people can compare over the phone: 8 groups of 4."""
-    digest = hashes.Hash(hashes.SHA256())
-    digest.update(public.encode())
-    text = digest.finalize().hex()[:32]
-    return " ".join(text[place : place + 4] for place in range(0, 32, 4))
-
-
 def create(path: Path) -> Signer:
     """Make a new key in a new file that only its owner can read.
 
@@ -76,16 +60,7 @@ def create(path: Path) -> Signer:
     pem = signer.private.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except OSError as error:
-        raise KeyFileError(
-            f"{path}: expected a place for a new key, {reason(error, 'en')}; choose another, no key is overwritten",
-            da=f"{path}: her kan en ny nøgle ikke ligge ({reason(error, 'da')}); vælg en anden fil, ingen nøgle "
-            "overskrives",
-        ) from None
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(pem)
+    _write_new(path, pem)
     return signer
 
 
@@ -95,6 +70,61 @@ def load(path: Path) -> Signer:
     Raises:
         KeyFileError: There is none, others can read it, or it is something else.
     """
+    private = _parsed(_read_own(path), serialization.load_pem_private_key)
+    if not isinstance(private, Ed25519PrivateKey):
+        raise KeyFileError(
+            f"{path}: expected an Ed25519 key in PEM, something else came; make one with `faelles-agent person`",
+            da=f"{path}: skulle være en Ed25519-nøgle i PEM, men er noget andet; lav en med `faelles-agent person`",
+        )
+    return Signer(private=private)
+
+
+def create_login(path: Path) -> str:
+    """Make the key that the node logs in with, as flower-supernode reads it, and give its public half.
+
+    It does nothing but log in: what signs is another key, so that this one can be replaced at any time.
+
+    Raises:
+        KeyFileError: The file is there already, or its folder cannot be written.
+    """
+    private = ec.generate_private_key(ec.SECP384R1())
+    _write_new(path, private.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
+    ))  # fmt: skip
+    return private.public_key().public_bytes(*OPENSSH).decode()
+
+
+def load_login(path: Path) -> str:
+    """Read a login key and give its public half as OpenSSH writes it.
+
+    Raises:
+        KeyFileError: There is none, others can read it, or it is something else.
+    """
+    private = _parsed(_read_own(path), serialization.load_ssh_private_key)
+    if not isinstance(private, ec.EllipticCurvePrivateKey) or not isinstance(private.curve, ec.SECP384R1):
+        raise KeyFileError(
+            f"{path}: expected a login key that `faelles-agent enrol` made, something else came; move it away and "
+            "enrol again with --rotate",
+            da=f"{path}: skulle være den nøgle, som `faelles-agent enrol` lavede, men er noget andet; flyt den, og "
+            "tilmeld jer igen med --rotate",
+        )
+    return private.public_key().public_bytes(*OPENSSH).decode()
+
+
+def _write_new(path: Path, data: bytes) -> None:
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except OSError as error:
+        raise KeyFileError(
+            f"{path}: expected a place for a new key, {reason(error, 'en')}; choose another, no key is overwritten",
+            da=f"{path}: her kan en ny nøgle ikke ligge ({reason(error, 'da')}); vælg en anden fil, ingen nøgle "
+            "overskrives",
+        ) from None
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(data)
+
+
+def _read_own(path: Path) -> bytes:
     try:
         mode = path.stat().st_mode
         data = path.read_bytes()
@@ -108,30 +138,12 @@ def load(path: Path) -> Signer:
             f"{path}: expected a key that only its owner can read, others can too; run chmod 600, consider a new key",
             da=f"{path}: nøglen må kun kunne læses af ejeren, men andre kan også; kør chmod 600, og overvej en ny",
         )
-    try:
-        private = serialization.load_pem_private_key(data, password=None)
-    except (ValueError, TypeError):
-        private = None
-    if not isinstance(private, Ed25519PrivateKey):
-        raise KeyFileError(
-            f"{path}: expected an Ed25519 key in PEM, something else came; make one with `faelles-agent person`",
-            da=f"{path}: skulle være en Ed25519-nøgle i PEM, men er noget andet; lav en med `faelles-agent person`",
-        )
-    return Signer(private=private)
-
-
-def encode(data: bytes) -> str:
-    """Write bytes as URL-safe base64 without padding."""
-    return base64.urlsafe_b64encode(data).decode().rstrip("=")
-
-
-def decode(text: str) -> bytes:
-    """Read back what `encode` wrote; bytes have one text only, so that no second one can say more or pass as another.
-
-    Raises:
-        ValueError: The text is something else.
-    """
-    data = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
-    if encode(data) != text:
-        raise ValueError("base64: expected the one way to write these bytes")
     return data
+
+
+def _parsed(data: bytes, read: Callable[[bytes, None], object]) -> object:
+    """Read a private key without a password; None where it is something else."""
+    try:
+        return read(data, None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        return None

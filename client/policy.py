@@ -14,11 +14,11 @@ from typing import Annotated, Literal, Self
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from client.keys import PREFIX
 from client.language import danish_mistakes
 from client.ledger import Budget
 from faelles.card import UseCaseCard, describe_mistakes
 from faelles.errors import PolicyError
+from faelles.keys import PREFIX
 from faelles.terms import RunTerms
 
 VERSION = 1

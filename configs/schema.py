@@ -1,4 +1,4 @@
-"""Declare what a simulation's configuration may hold; a null takes the card's value."""
+"""Declare what the configuration of a simulation and of a live run may hold; a null takes the card's value."""
 
 from dataclasses import dataclass, field
 
@@ -68,6 +68,31 @@ class SimulationConfig:
     resume: bool = False
 
 
+@dataclass(kw_only=True)
+class EpsilonConfig:
+    """Ask for a smaller epsilon than the card's."""
+
+    epsilon: float | None = None
+
+
+@dataclass(kw_only=True)
+class RunConfig:
+    """Hold all of a live run; times are a number and s, m or h."""
+
+    usecase: str
+    strategy: StrategyConfig
+    privacy: EpsilonConfig = field(default_factory=EpsilonConfig)
+    rounds: int | None = None
+    evaluate: bool = True
+    seed: int = 1
+    weighting: str = "declared"
+    quorum: float = 0.8
+    deadline: str = "10m"
+    wait: str = "1h"
+    deliver: str = "24h"
+
+
 def register() -> None:
-    """Make the schema known to Hydra, so that an unknown override or a wrong type is refused."""
+    """Make the schemas known to Hydra, so that an unknown override or a wrong type is refused."""
     ConfigStore.instance().store(name="simulation_schema", node=SimulationConfig)
+    ConfigStore.instance().store(name="federation_schema", node=RunConfig)

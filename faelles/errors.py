@@ -3,11 +3,14 @@
     FaellesError
     ├── CardError        a card or its contract does not say what it must
     ├── ConfigError      a command was given something it does not know
+    ├── CoordinatorError the coordinator does not answer, or refuses
     ├── DataError        a source does not fit the contract
+    ├── EnrolmentError   a municipality cannot be enrolled as it asks, or is not enrolled
     ├── KeyFileError     a key is missing, readable by others, or not the right one
     ├── LedgerError      the account on disk cannot be trusted as it is
     ├── PlanError        a privacy plan cannot be met
     ├── PolicyError      a municipality's rules do not allow what was asked
+    ├── ReachError       the coordinator cannot be reached, or is not known to be the right one
     ├── RunError         a federation could not go on
     ├── StrategyError    a strategy is unknown or was given wrong terms
     └── WireError        a message does not keep the wire contract
@@ -50,8 +53,16 @@ class ConfigError(FaellesError):
     """Report an unknown or impossible setting."""
 
 
+class CoordinatorError(FaellesError):
+    """Report that the coordinator does not answer its own command line, or refuses it."""
+
+
 class DataError(FaellesError):
     """Report a source that does not fit its contract."""
+
+
+class EnrolmentError(FaellesError):
+    """Report a municipality that cannot be enrolled as it asks, or is not enrolled."""
 
 
 class KeyFileError(FaellesError):
@@ -68,6 +79,10 @@ class PlanError(FaellesError):
 
 class PolicyError(FaellesError):
     """Report a request that the municipality's policy refuses."""
+
+
+class ReachError(FaellesError):
+    """Report a coordinator that cannot be reached, or is not known to be the right one."""
 
 
 class RunError(FaellesError):

@@ -3,6 +3,7 @@
 What reads rows is imported where it is needed, after the policy's limits hold: looking at an account is quick.
 """
 
+import logging
 import os
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Mapping
@@ -10,20 +11,21 @@ from contextlib import closing
 from pathlib import Path
 from typing import Final
 
-from client import chain, head, keys
+from client import chain, head
 from client import journal as lines
 from client.desk import receipt, views, whatif
 from client.home import ENVIRONMENT, Home, create, write_out
 from client.language import Language, say, whole
 from client.ledger import utc_now
 from faelles.errors import ConfigError
+from faelles.keys import fingerprint
 from faelles.municipalities import by_code
 
 
 def init(given: Namespace, language: Language) -> Iterable[str]:
     """Lay out a new agent."""
     home = create(given.dir or Path(os.environ.get(ENVIRONMENT, ".")), given.municipality, language)
-    print_key, town = keys.fingerprint(home.signer().public), by_code(home.settings.municipality)
+    print_key, town = fingerprint(home.signer().public), by_code(home.settings.municipality)
     yield say(language, f"agenten for {town.name} ({town.code}) er oprettet i {home.folder}",
               f"the agent of {town.name} ({town.code}) is laid out in {home.folder}")  # fmt: skip
     yield say(language, f"nøglens fingeraftryk: {print_key}", f"fingerprint of its key: {print_key}")
@@ -186,7 +188,7 @@ def verify(given: Namespace, language: Language) -> Iterable[str]:
         number, key = lines.verify_export(texts)
         what = say(language, f"{number} linjer", f"{number} lines")
     yield say(language, f"ægte og hel: {what}", f"genuine and whole: {what}")
-    yield say(language, f"underskrevet med nøglen {keys.fingerprint(key)}", f"signed with key {keys.fingerprint(key)}")
+    yield say(language, f"underskrevet med nøglen {fingerprint(key)}", f"signed with key {fingerprint(key)}")
 
 
 def model(given: Namespace, language: Language) -> Iterable[str]:
@@ -200,6 +202,41 @@ def model(given: Namespace, language: Language) -> Iterable[str]:
         else:
             path = models.export(store.database, given.federation, given.out)
             yield say(language, f"skrevet til {path}", f"written to {path}")
+
+
+def enrol(given: Namespace, language: Language) -> Iterable[str]:
+    """Ask a coordinator to be let in."""
+    from client import enrolment
+    from client.connection import Address
+    from client.desk import joining
+    from faelles.records import SCHEMA_VERSION  # brings Flower along
+
+    home = _home(given)
+    address = None if given.coordinator is None else Address(given.coordinator)
+    wish = enrolment.Enrolling(coordinator=address, ca=given.ca, cvr=given.cvr, rotate=given.rotate)
+    yield from joining.enrolled_lines(enrolment.enrol(home, wish, SCHEMA_VERSION, utc_now()), language)
+
+
+def check(given: Namespace, language: Language) -> Iterable[str]:
+    """Check that everything is ready to take part."""
+    home = _home(given)
+    from client.limits import apply_limits
+
+    apply_limits(home.policy_or_nothing())  # a policy that cannot be read is one of the lines
+    from client.desk import joining
+
+    yield from joining.check_lines(home, language)
+
+
+def up(given: Namespace, language: Language) -> Iterable[str]:
+    """Run the agent until it is told to stop."""
+    home = _home(given)
+    from client import agent
+
+    logging.getLogger("client").setLevel(logging.INFO)  # it speaks by its log, in the order that things happen
+    port = agent.HEALTH_PORT if given.health is None else given.health
+    agent.supervise(home, agent.worker_command(home), port, language)
+    return ()
 
 
 def _second(what: str, language: Language) -> str:
@@ -221,5 +258,6 @@ Command = Callable[[Namespace, Language], Iterable[str]]
 COMMANDS: Final[Mapping[str, Command]] = {
     "init": init, "person": person, "population": population_add, "check-data": check_data, "approve": approve,
     "countersign": countersign, "withdraw": withdraw, "policy": policy, "ledger": ledger, "journal": journal,
-    "verify": verify, "model": model,
+    "verify": verify, "model": model, "enrol": enrol, "check": check,
+    "up": up,
 }  # fmt: skip

@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 from client.language import LANGUAGES, Language, read_decimal, read_whole, say
 
+LARGEST_PORT = 65535
 MISTAKE = 2  # argparse's own status for a command line that it cannot read
 # Nothing that was typed is repeated but the names of options: somebody may have put a CPR number in the wrong place.
 COMPLAINTS = (
@@ -23,6 +24,8 @@ COMPLAINTS = (
      r"\1: expected a number between 0 and 1, e.g. 0.2"),
     (r"argument (.*?): invalid day value: .*", r"\1: skal være en dag, fx 2027-06-30",
      r"\1: expected a day, e.g. 2027-06-30"),
+    (r"argument (.*?): invalid port value: .*", r"\1: skal være et portnummer, fx 8446",
+     r"\1: expected the number of a port, e.g. 8446"),
     (r"argument (.*?): expected one argument", r"\1: der mangler en værdi", r"\1: expected a value, found none"),
     (r"argument (.*?): ignored explicit argument .*", r"\1: tager ingen værdi", r"\1: expected no value"),
 )  # fmt: skip
@@ -184,6 +187,14 @@ def share(text: str) -> float:
     return value
 
 
+def port(text: str) -> int:
+    """Read the number of a port; 0 stands for any."""
+    value = int(text)
+    if not 0 <= value <= LARGEST_PORT:
+        raise ValueError("port: expected a number of at most 65535")
+    return value
+
+
 def day(text: str) -> date:
     """Read a day."""
     return date.fromisoformat(text)
@@ -271,5 +282,23 @@ GRAMMAR: Mapping[str, tuple[str, str, tuple[Option, ...]]] = {
         Option(name="federation", value=("FØDERATION", "FEDERATION"), da="føderationen, eller begyndelsen af den",
                en="the federation, or its beginning"),
         Option(name="--out", value=FILE, type=Path, da="filen, fx model.npz", en="the file, e.g. model.npz"),
+    )),
+    "enrol": ("bed en koordinator om at blive tilmeldt", "ask a coordinator to be let in", (
+        Option(name="--coordinator", value=("VÆRT:PORT", "HOST:PORT"),
+               da="koordinatorens adresse; den kendte, hvis intet skrives",
+               en="the coordinator's address; the known one unless given"),
+        Option(name="--ca", value=FILE, type=Path,
+               da="den CA, der har udstedt koordinatorens certifikat; ellers maskinens egne",
+               en="the CA that signs the coordinator's certificate; else this machine's own"),
+        Option(name="--cvr", value=("NUMMER", "NUMBER"), da="kommunens CVR-nummer, første gang",
+               en="the municipality's CVR number, the first time"),
+        Option(name="--rotate", da="lav en ny nøgle til login i stedet for den gamle",
+               en="make a new login key in place of the old"),
+    )),
+    "check": ("se, om alt er klar til at deltage", "see whether everything is ready to take part", ()),
+    "up": ("deltag, indtil agenten stoppes", "take part, until the agent is stopped", (
+        Option(name="--health", value=("PORT", "PORT"), type=port,
+               da="hvor agenten på denne maskine svarer på, om den er rask; 8446, hvis intet skrives, 0 for en ledig",
+               en="where it tells this machine whether it is well; 8446 unless given, 0 for a free one"),
     )),
 }  # fmt: skip

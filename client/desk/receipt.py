@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from client import consent, head, journal, ledger
-from client.keys import Signer, verify
+from client.keys import Signer
 from faelles.card import UseCaseCard
 from faelles.errors import LedgerError
+from faelles.keys import verify
 
 SIGNED = b"faelles receipt\n"
 

@@ -1,77 +1,20 @@
-"""A key is its owner's alone, and no nonsense passes for a signature."""
+"""A key is its owner's alone."""
 
-import base64
 import stat
 from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
-from hypothesis import given
-from hypothesis import strategies as st
 
-from client.keys import PREFIX, Signer, create, decode, encode, fingerprint, load, verify
+from client.keys import Signer, create, create_login, load, load_login
 from faelles.errors import KeyFileError
 from tests.books import SEED
 
 SIGNER, OTHER = Signer.from_seed(SEED), Signer.from_seed(SEED[::-1])
-SIGNATURE = SIGNER.sign(b"words")
 PEM = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8)
-LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
-
-
-def test_a_signature_is_of_these_words_and_this_key_alone() -> None:
-    assert verify(SIGNER.public, b"words", SIGNATURE)
-    assert not verify(SIGNER.public, b"other words", SIGNATURE)
-    assert not verify(OTHER.public, b"words", SIGNATURE)
-    assert not verify(SIGNER.public, b"words", OTHER.sign(b"words"))
-    assert not verify(SIGNER.public.removeprefix(PREFIX), b"words", SIGNATURE)
-
-
-@given(st.text(max_size=90), st.text(max_size=90))
-def test_nonsense_of_any_kind_is_a_no(public: str, signature: str) -> None:
-    assert not verify(public, b"words", SIGNATURE)
-    assert not verify(PREFIX + public, b"words", SIGNATURE)
-    assert not verify(SIGNER.public, b"words", signature)
-
-
-def test_a_key_and_a_signature_have_one_spelling() -> None:
-    # The last letter has bits to spare, so that four or sixteen texts would say the same bytes.
-    for whole in (SIGNER.public.removeprefix(PREFIX), SIGNATURE):
-        data = decode(whole)
-        lax = [whole[:-1] + letter for letter in LETTERS]
-        same = [text for text in lax if base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)) == data]
-        assert len(same) > 1
-        assert [text for text in same if spells(text, data)] == [whole]
-    twin = SIGNER.public[:-1] + LETTERS[LETTERS.index(SIGNER.public[-1]) + 1]
-    assert not verify(twin, b"words", SIGNATURE)
-
-
-def spells(text: str, data: bytes) -> bool:
-    try:
-        return decode(text) == data
-    except ValueError:
-        return False
-
-
-@given(st.binary(max_size=70))
-def test_bytes_come_back_as_they_were_written(data: bytes) -> None:
-    assert decode(encode(data)) == data
-    assert set(encode(data)) <= set(LETTERS)
-
-
-@pytest.mark.parametrize("text", ["a", "ab==", "a+b/", "+_-/", "ab c", "ab\n", "é", "a===", "\ud800"])
-def test_text_that_was_not_written_so_is_refused(text: str) -> None:
-    with pytest.raises(ValueError):
-        decode(text)
-
-
-def test_a_public_key_is_text_that_two_people_can_compare() -> None:
-    assert SIGNER.public == Signer.from_seed(SEED).public != OTHER.public
-    assert len(SIGNER.public) == len(PREFIX) + 43
-    groups = fingerprint(SIGNER.public).split()
-    assert [len(group) for group in groups] == [4] * 8
-    assert fingerprint(OTHER.public) != fingerprint(SIGNER.public)
+OPENSSH = (serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption())
 
 
 def test_secrets_of_different_purposes_and_keys_differ() -> None:
@@ -136,3 +79,43 @@ def test_a_key_that_is_not_there_is_named(tmp_path: Path) -> None:
     for path in (tmp_path / "absent.pem", tmp_path):
         with pytest.raises(KeyFileError, match="expected a key that can be read, found none"):
             load(path)
+
+
+# the key that logs in
+
+
+def test_a_login_key_is_what_flower_supernode_reads(tmp_path: Path) -> None:
+    public = create_login(tmp_path / "login.key")
+    assert stat.S_IMODE((tmp_path / "login.key").stat().st_mode) == 0o600
+    private = serialization.load_ssh_private_key((tmp_path / "login.key").read_bytes(), None)
+    assert isinstance(private, ec.EllipticCurvePrivateKey)
+    assert private.curve.name == "secp384r1"
+    assert public.startswith("ecdsa-sha2-nistp384 ")
+    assert load_login(tmp_path / "login.key") == public != create_login(tmp_path / "other.key")
+
+
+def test_a_login_key_is_never_overwritten(tmp_path: Path) -> None:
+    public = create_login(tmp_path / "login.key")
+    with pytest.raises(KeyFileError, match="no key is overwritten"):
+        create_login(tmp_path / "login.key")
+    assert load_login(tmp_path / "login.key") == public
+
+
+def test_a_login_key_that_others_can_reach_is_refused(tmp_path: Path) -> None:
+    create_login(tmp_path / "login.key")
+    (tmp_path / "login.key").chmod(0o640)
+    with pytest.raises(KeyFileError, match="others can too; run chmod 600"):
+        load_login(tmp_path / "login.key")
+
+
+def smaller() -> bytes:
+    return ec.generate_private_key(ec.SECP256R1()).private_bytes(*OPENSSH)
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff", rsa(), smaller(), SIGNER.private.private_bytes(*OPENSSH)])
+def test_what_is_no_login_key_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "login.key").touch(mode=0o600)
+    (tmp_path / "login.key").write_bytes(content)
+    with pytest.raises(KeyFileError, match="expected a login key that `faelles-agent enrol` made") as caught:
+        load_login(tmp_path / "login.key")
+    assert "tilmeld jer igen med --rotate" in caught.value.text("da")

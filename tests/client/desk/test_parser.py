@@ -85,7 +85,8 @@ def test_every_command_of_the_documentation_is_one_of_the_parser(language: Langu
         parser(language).parse_args([word.strip('"') for word in words])
     rows = re.findall(r"^\| (`[^|]+`[^|]*) \|", page, re.MULTILINE)
     named = {word.split()[0] for row in rows for word in re.findall(r"`([^`]+)`", row) if word[0].isalpha()}
-    files = {"agent.yaml", "policy.yaml", "signing.key", "store.sqlite", "receipts/"}
+    files = {"agent.yaml", "policy.yaml", "signing.key", "store.sqlite", "receipts/", "login.key", "login.key.TIME",
+             "login.key.TID", "coordinator.yaml", "coordinator-ca.pem", "request.json", "run/"}  # fmt: skip
     assert named - files == set(GRAMMAR)
 
 
@@ -100,7 +101,7 @@ def test_both_pages_document_the_same() -> None:
 MISREAD = (
     (), ("polciy",), ("policy", "more"), ("policy", "--foo"), ("policy", "--dir"), ("policy", "--verify"),
     ("population",), ("population", "list", "x"), ("approve", "x"), ("journal", "--verify=3"),
-    ("journal", "--since", "x"),
+    ("journal", "--since", "x"), ("up", "--health", "x"), ("up", "--health", "65536"),
     ("approve", "x", "--population", "p", "--declared-size", "many", "--epsilon", "2"),
     ("approve", "x", "--population", "p", "--declared-size", "50", "--epsilon", "2,5,0"),
     ("population", "add", "p", "--held-out", "1.5"), ("population", "add", "p", "--held-out", "nan"),
