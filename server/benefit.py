@@ -11,7 +11,7 @@ from statistics import fmean, median
 from typing import Literal
 
 from server.charts import size_edges
-from server.result import Result
+from server.result import Arm, Result
 
 Measure = Literal["auc", "log_loss"]
 
@@ -77,21 +77,25 @@ def benefit(result: Result) -> Benefit | None:
 
     AUC is compared, unless log loss is defined for twice as many: it needs no citizen of each class.
     """
-    if result.main_arm not in result.arms or not result.sites:
+    if result.main_arm is None or result.main_arm not in result.arms:
         return None
-    compared = "local" in result.arms
-    by_auc, by_loss = _shares(result, "auc"), _shares(result, "log_loss")
+    compared, main = "local" in result.arms, result.arms[result.main_arm]
+    by_auc, by_loss = _shares(result, main, "auc"), _shares(result, main, "log_loss")
+    if not by_auc:
+        return None
     measure: Measure = "log_loss" if _defined(by_loss, compared) > 2 * _defined(by_auc, compared) else "auc"
     shares = by_auc if measure == "auc" else by_loss
     return Benefit(measure=measure, compared=compared, shares=shares, bands=tuple(_bands(shares, compared)))
 
 
-def _shares(result: Result, measure: Measure) -> tuple[Share, ...]:
-    together = getattr(result.arms[result.main_arm], measure).by_site
+def _shares(result: Result, main: Arm, measure: Measure) -> tuple[Share, ...]:
+    together = getattr(main, measure).by_site
     alone = getattr(result.arms["local"], measure).by_site if "local" in result.arms else {}
     sign = -1.0 if measure == "log_loss" else 1.0
     shares = []
     for key, site in sorted(result.sites.items(), key=lambda item: (item[1].name, item[0])):
+        if site.declared_size is None or site.training_citizens is None or site.held_out_citizens is None:
+            continue  # only a simulation counts citizens
         before, after = alone.get(key), together.get(key)
         shares.append(
             Share(

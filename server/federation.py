@@ -1,5 +1,6 @@
 """Describe a federation to run: everything its rounds need, as one JSON text in the run's config."""
 
+import hashlib
 from pathlib import Path
 from typing import Annotated, Literal
 from uuid import UUID
@@ -26,7 +27,10 @@ class FederationConfig(BaseModel):
     """Hold one federation.
 
     `quorum` is the share of the expected municipalities without which a round does not count; `deadline_s` the seconds
-    that a round waits for replies; `weighting` the public weight of a municipality's update.
+    that a round waits for everybody, and `wait_s` those that it waits for a quorum beyond; `deliver_s` those that the
+    finished model is kept ready for who was away. `weighting` is the public weight of a municipality's update. `nodes`
+    binds municipalities to the nodes that they are enrolled with; without it they are those that the grid names.
+    `heads` is the database that keeps ledger heads; without it one in the run's folder.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
@@ -38,9 +42,19 @@ class FederationConfig(BaseModel):
     weighting: Literal["equal", "declared"] = "equal"
     quorum: Annotated[float, Field(gt=0, le=1)] = 0.8
     deadline_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 600.0
+    wait_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    deliver_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     seed: Annotated[int, Field(ge=0)] = 0
     folder: Path
     resume: bool = False
+    nodes: dict[str, int] | None = None
+    heads: Path | None = None
+
+    @property
+    def sha256(self) -> str:
+        """Identify what is run; where it lies, who is enrolled by now and how long to wait may change as it goes on."""
+        aside = {"resume", "folder", "deadline_s", "wait_s", "deliver_s", "nodes", "heads"}
+        return hashlib.sha256(self.model_dump_json(exclude=aside).encode()).hexdigest()
 
     @classmethod
     def parse(cls, text: object) -> "FederationConfig":

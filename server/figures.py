@@ -65,7 +65,8 @@ def _curve(result: Result, measure: str, title: str) -> Figure | None:
         return None
     drawn = {stroke.style for stroke in chart.strokes}
     last = next(point for point in reversed(points) if point.y is not None)
-    legend = [("main", f"{ARMS[result.main_arm][0]} {fixed(last.y)} after round {last.x:g}")]
+    arm_name = ARMS[result.main_arm or "federated"][0]
+    legend = [("main", f"{arm_name} {fixed(last.y)} after round {last.x:g}")]
     legend += [
         (arm, f"{ARMS[arm][0]} {fixed(value)}" + ("" if arm in drawn else " (off the chart)")) for value, arm in levels
     ]

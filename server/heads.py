@@ -1,54 +1,83 @@
 """Keep the last ledger head that each municipality signed, and present it: so an account that was set back is noticed.
 
-Heads are written as they arrive and not with a checkpoint, for what was released in a round that failed counts too.
+Heads are written as they arrive and not with a checkpoint, for what was released in a round that failed counts too. One
+database serves every run of a coordinator: an account outlasts the federation that it was spent on.
 """
 
 import json
+import os
+import sqlite3
+from contextlib import suppress
 from pathlib import Path
 
 from faelles.errors import RunError
-from server.result import write_atomically
 
-FILE = "ledger-heads.json"
+FILE = "ledger-heads.sqlite"
+TABLE = "CREATE TABLE head (municipality TEXT PRIMARY KEY, number INTEGER NOT NULL, head TEXT NOT NULL)"
+BUSY_S = 30.0  # runs of one coordinator write to it at the same time
 
 
 class LedgerHeads:
-    """Own the file of a federation's folder.
+    """Own the table of heads.
 
     Args:
-        folder: Where it lies; what it holds already is kept.
+        path: The database; made where there is none.
 
     Raises:
         RunError: It cannot be read.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._path = folder / FILE
-        self._heads: dict[str, str] = {}
-        self._saved = True
-        if self._path.is_file():
-            try:
-                self._heads = {str(name): str(head) for name, head in json.loads(self._path.read_bytes()).items()}
-            except (OSError, ValueError, AttributeError):
-                raise RunError(
-                    f"{self._path}: expected the heads that municipalities signed, it cannot be read; restore it"
-                ) from None
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            if not path.exists():
+                _create(path)
+            self._database = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None)
+            # SQLite takes an empty file for an empty database; heads that were lost must not pass for none.
+            self._database.execute("SELECT municipality, number, head FROM head LIMIT 1")
+        except (OSError, sqlite3.Error):
+            raise RunError(
+                f"{path}: expected the heads that municipalities signed, it cannot be read; restore it"
+            ) from None
 
     def last(self, municipality: str) -> str | None:
         """Return the last head of a municipality; None where it has sent none."""
-        return self._heads.get(municipality)
+        found = self._run("SELECT head FROM head WHERE municipality = ?", municipality)
+        return str(found[0][0]) if found else None
 
     def keep(self, municipality: str, head: str) -> None:
-        """Take note of a head, unless a later one is known: an answer that is sent again carries the one it had."""
-        if _number(head) >= _number(self._heads.get(municipality, "")):
-            self._heads[municipality] = head
-            self._saved = False
+        """Keep a head, unless a later one is known: an answer that is sent again carries the one it had."""
+        self._run(
+            "INSERT INTO head VALUES (?, ?, ?) ON CONFLICT (municipality) DO UPDATE "
+            "SET number = excluded.number, head = excluded.head WHERE excluded.number >= head.number",
+            municipality, _number(head), head,
+        )  # fmt: skip
 
-    def save(self) -> None:
-        """Put on disk what was noted since."""
-        if not self._saved:
-            write_atomically(self._path, json.dumps(self._heads, sort_keys=True).encode())
-            self._saved = True
+    def close(self) -> None:
+        """Close the database."""
+        self._database.close()
+
+    def _run(self, statement: str, *values: object) -> list[tuple[object, ...]]:
+        try:
+            return self._database.execute(statement, values).fetchall()
+        except sqlite3.Error:
+            raise RunError(
+                f"{self._path}: expected to read and write ledger heads there, cannot; look for space and rights"
+            ) from None
+
+
+def _create(path: Path) -> None:
+    """Make the database whole or not at all; of several processes that do so at once, one does."""
+    draft = path.with_name(f"{path.name}.{os.getpid()}.draft")
+    draft.unlink(missing_ok=True)
+    try:
+        database = sqlite3.connect(draft)
+        database.execute(TABLE)
+        database.close()
+        with suppress(FileExistsError):
+            path.hardlink_to(draft)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def _number(head: str) -> int:
@@ -57,4 +86,4 @@ def _number(head: str) -> int:
         number = json.loads(head)["number"]
     except (ValueError, TypeError, KeyError, RecursionError):
         return 0
-    return number if type(number) is int else 0
+    return number if type(number) is int and 0 <= number < 2**63 else 0

@@ -17,9 +17,10 @@ from server import tables
 from server.benefit import benefit
 from server.figures import Figure, Sizes, curves, sizes
 from server.formats import delta, epsilon, fixed, percent
-from server.participation import MUNICIPALITY, SITE, Noun, absences, status
+from server.participation import MUNICIPALITY, SITE, Noun, about_release, absences, status
 from server.result import Result, write_atomically
 from server.tables import ARMS, ArmName, Table, both
+from server.timeline import timeline
 
 LONGEST_LEAD = 30  # letters
 SMALLEST_GAP = 0.001  # in AUC: below it, the way from alone to the ceiling is no way to measure along
@@ -53,6 +54,17 @@ class Block:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Live:
+    """Hold what only the report of a live federation shows."""
+
+    about_release: Bilingual
+    figures: tuple[Figure, ...]
+    expected: Table
+    rounds: Table
+    resumable: bool
+
+
+@dataclass(frozen=True, kw_only=True)
 class View:
     """Hold everything the template lays out."""
 
@@ -69,6 +81,7 @@ class View:
     privacy: Table
     plans: Table
     released: Table | None
+    live: Live | None
     absences: Table
     identity: Table
     timing: Table
@@ -90,7 +103,6 @@ def view(result: Result) -> View:
     """Work out everything a report shows."""
     noun = _noun(result)
     found = benefit(result)
-    released = result.run.evaluation
     missing = absences(result.run, lambda key: result.sites[key].name if key in result.sites else key)
     return View(
         result=result,
@@ -105,7 +117,8 @@ def view(result: Result) -> View:
         statement={language: _blocks(text) for language, text in result.privacy.statement.model_dump().items()},
         privacy=tables.privacy_table(result.privacy),
         plans=tables.plans_table(result.privacy, noun),
-        released=tables.released_table(released, result.arms.get(result.main_arm)) if released else None,
+        released=_released(result),
+        live=_live(result, noun) if result.live else None,
         absences=tables.absences_table(missing, noun),
         identity=tables.identity_table(result),
         timing=tables.timing_table(result),
@@ -124,6 +137,8 @@ def _template() -> Template:
 
 def _noun(result: Result) -> Noun:
     """Call those who take part municipalities only where they are: benchmarks have states, hospitals and schools."""
+    if result.live:
+        return MUNICIPALITY
     codes = {str(one.code) for one in MUNICIPALITIES}
     keys = {*result.run.expected, *result.sites}
     return MUNICIPALITY if keys and keys <= codes else SITE
@@ -138,16 +153,41 @@ def _guarantee(result: Result) -> Bilingual:
             da="Ingen differentiel privatlivsbeskyttelse: der er ikke lagt støj på, og ε er uendelig.",
         )
     bound, chance = epsilon(privacy.epsilon), delta(privacy.delta)
-    danish = chance.replace("1 in", "1 ud af").translate(str.maketrans(",.", ".,"))
+    danish = _in_danish(chance.replace("1 in", "1 ud af"))
     return Bilingual(
         en=f"Differential privacy over the whole training: ε at most {bound}, δ {chance}, for each {privacy.unit.en}.",
-        da=f"Differentiel privatlivsbeskyttelse gennem hele træningen: ε højst {bound.replace('.', ',')},"
+        da=f"Differentiel privatlivsbeskyttelse gennem hele træningen: ε højst {_in_danish(bound)},"
         f" δ {danish}, for hver {privacy.unit.da}.",
     )
 
 
+def _in_danish(figure: str) -> str:
+    """Write a figure as Danish does."""
+    return figure.translate(str.maketrans(",.", ".,"))
+
+
+def _released(result: Result) -> Table | None:
+    """Show what was released about the model's quality: beside the exact figures, where they are known."""
+    released = result.run.evaluation
+    if released is None:
+        return None
+    if result.main_arm is None:
+        return tables.noisy_table(released) if released.contributing else None
+    return tables.released_table(released, result.arms.get(result.main_arm))
+
+
+def _live(result: Result, noun: Noun) -> Live:
+    return Live(
+        about_release=about_release(result, noun),
+        figures=timeline(result.run, noun),
+        expected=tables.expected_table(result, noun),
+        rounds=tables.rounds_table(result.run),
+        resumable=result.run.status in ("incomplete", "stopped"),
+    )
+
+
 def _cards(result: Result, noun: Noun) -> list[Card]:
-    names: tuple[tuple[ArmName, Bilingual, str], ...] = (
+    names: tuple[tuple[ArmName | None, Bilingual, str], ...] = (
         (result.main_arm, Bilingual(da="AUC, i fællesskab", en="AUC, federated"), "main"),
         ("local", Bilingual(da="AUC, hver for sig", en="AUC, each alone"), "local"),
         ("pooled", Bilingual(da="AUC, loftet", en="AUC, the ceiling"), "pooled"),
@@ -155,12 +195,12 @@ def _cards(result: Result, noun: Noun) -> list[Card]:
     cards = [
         Card(label=label, value=fixed(result.arms[arm].auc.pooled), notes=(ARMS[arm][1],), style=style)
         for arm, label, style in names
-        if arm in result.arms
+        if arm is not None and arm in result.arms
     ]
     released = result.run.evaluation
-    if not cards and released is not None:
+    if not cards and released is not None and (released.contributing or not result.live):
         label = Bilingual(da="AUC, frigivet", en="AUC, released")
-        cards.append(Card(label=label, value=fixed(released.auc), notes=("from noisy histograms",), style="main"))
+        cards.append(Card(label=label, value=fixed(released.auc), notes=_release_notes(result), style="main"))
     privacy, expected = result.privacy, len(result.run.expected)
     notes = (f"δ = {delta(privacy.delta).partition(' (')[0]}", f"per {both(privacy.unit)}")
     cards.append(
@@ -174,13 +214,27 @@ def _cards(result: Result, noun: Noun) -> list[Card]:
     taking = expected - len(result.run.sits_out)
     label = Bilingual(da="Deltager", en="Take part")
     cards.append(Card(label=label, value=f"{taking}", notes=(f"of {expected} {noun.en[expected != 1]} expected",)))
-    return cards
+    return [*cards, _rounds_card(result)] if result.live else cards
+
+
+def _release_notes(result: Result) -> tuple[str, ...]:
+    own = result.privacy.evaluation_epsilon
+    noise = "from noisy histograms"
+    return (noise, f"ε of its own: {epsilon(own)}") if result.live and own is not None else (noise,)
+
+
+def _rounds_card(result: Result) -> Card:
+    asked = result.config.get("terms", {}).get("rounds")
+    done = sum(len(one.contributing) >= result.run.needed for one in result.run.rounds)
+    notes = ("with a quorum",) if asked is None else (f"of {asked} asked for, with a quorum",)
+    return Card(label=Bilingual(da="Runder", en="Rounds"), value=f"{done}", notes=notes)
 
 
 def _way(result: Result) -> Way | None:
     """Place the main arm between learning alone and the ceiling, by pooled AUC."""
     main, alone, ceiling = (
-        result.arms[arm].auc.pooled if arm in result.arms else None for arm in (result.main_arm, "local", "pooled")
+        result.arms[arm].auc.pooled if arm is not None and arm in result.arms else None
+        for arm in (result.main_arm, "local", "pooled")
     )
     if main is None or alone is None:
         return None

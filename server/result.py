@@ -15,7 +15,7 @@ from faelles.card import Bilingual
 from faelles.metrics import Metrics
 
 SCHEMA_VERSION = 1
-Status = Literal["running", "completed", "incomplete"]
+Status = Literal["running", "completed", "incomplete", "stopped"]
 
 
 class _Part(BaseModel):
@@ -23,13 +23,15 @@ class _Part(BaseModel):
 
 
 class RoundRecord(_Part):
-    """Record who took part in one round: every expected municipality stands in exactly one of the four."""
+    """Record who took part in one round: every expected municipality stands in exactly one of the first five."""
 
     number: int
     contributing: list[str]
     refused: dict[str, str] = {}  # municipality -> code
     rejected: dict[str, str] = {}  # municipality -> what was wrong with its reply
-    silent: list[str] = []  # no reply before the deadline
+    silent: list[str] = []  # connected, and no reply before the deadline
+    missing: list[str] = []  # not connected at the deadline
+    late: list[str] = []  # of the silent and missing, whose reply came after all and was dropped
     seconds: float
     model_sha256: str
 
@@ -41,6 +43,7 @@ class EvaluationRecord(_Part):
     refused: dict[str, str] = {}
     rejected: dict[str, str] = {}
     silent: list[str] = []
+    missing: list[str] = []
     auc: float | None
     log_loss: float | None
     accuracy: float | None
@@ -48,7 +51,10 @@ class EvaluationRecord(_Part):
 
 
 class RunRecord(_Part):
-    """Record a run; `completed` only where every round reached the quorum of the expected municipalities."""
+    """Record a run; `completed` only where every round reached the quorum of the expected municipalities.
+
+    `incomplete` is a run that gave up, `stopped` one that somebody ended; either may be taken up again.
+    """
 
     federation: str
     status: Status = "running"
@@ -60,6 +66,15 @@ class RunRecord(_Part):
     rounds: list[RoundRecord] = []
     evaluation: EvaluationRecord | None = None
     model_sha256: str = ""
+    delivered: list[str] = []  # whom the finished model has reached
+    unwanted: list[str] = []  # who refused it
+    undelivered: list[str] = []  # whom it had not reached when there was no more time
+    waited_s: float = 0.0  # in all, beyond deadlines, for a quorum
+
+    @property
+    def settled(self) -> bool:
+        """Say whether the finished model has been brought to everybody who took part, as far as that went."""
+        return set(self.declared_sizes) <= {*self.delivered, *self.unwanted, *self.undelivered}
 
     @property
     def needed(self) -> int:
@@ -105,13 +120,13 @@ class CurvePoint(_Part):
 
 
 class Site(_Part):
-    """Describe one simulated municipality; the true counts exist in simulations only."""
+    """Describe one municipality; the true counts exist in simulations only, and are null in a live federation."""
 
     name: str
-    declared_size: int
-    citizens: int
-    training_citizens: int
-    held_out_citizens: int
+    declared_size: int | None  # null: it never said
+    citizens: int | None = None
+    training_citizens: int | None = None
+    held_out_citizens: int | None = None
 
 
 class PlanFigures(_Part):
@@ -140,12 +155,12 @@ class Privacy(_Part):
 
 
 class Timing(_Part):
-    """Hold seconds by phase."""
+    """Hold seconds by phase; null where nobody measured one, as in a live federation."""
 
-    startup_s: float
+    startup_s: float | None = None
     train_s: float
-    evaluate_s: float
-    compare_s: float
+    evaluate_s: float | None = None
+    compare_s: float | None = None
     total_s: float
 
 
@@ -161,7 +176,7 @@ class Usecase(_Part):
 
 
 class Result(_Part):
-    """Hold all of result.json."""
+    """Hold all of result.json, of a simulation or of a live federation, which knows no exact figures."""
 
     schema_version: int = SCHEMA_VERSION
     command: str
@@ -171,13 +186,26 @@ class Result(_Part):
     config: dict[str, Any]
     versions: dict[str, str]
     privacy: Privacy
-    main_arm: Literal["federated", "personalised"]
+    main_arm: Literal["federated", "personalised"] | None  # null: a live federation
     arms: dict[Literal["local", "pooled", "federated", "personalised"], Arm]
     curve: list[CurvePoint] = Field(default_factory=list)
     curve_label: str = "exact, not releasable"
     sites: dict[str, Site]
     run: RunRecord
     timing: Timing
+
+    @property
+    def live(self) -> bool:
+        """Say whether municipalities ran this, so that only what they released is known."""
+        return self.main_arm is None
+
+
+def read_record(path: Path) -> RunRecord | None:
+    """Read a run's record; None where it has written none yet."""
+    try:
+        return RunRecord.model_validate_json(path.read_bytes())
+    except (OSError, ValueError):
+        return None
 
 
 def finite(value: float | None) -> float | None:

@@ -6,9 +6,9 @@ from typing import Literal
 
 from faelles.card import Bilingual
 from server.benefit import Benefit, Share
-from server.formats import delta, epsilon, fixed, percent, seconds, signed, significant
-from server.participation import Absence, Noun
-from server.result import Arm, EvaluationRecord, Privacy, Result
+from server.formats import ABSENT, delta, epsilon, fixed, percent, ranges, seconds, signed, significant
+from server.participation import LOST, Absence, Noun, replies_lost
+from server.result import Arm, EvaluationRecord, Privacy, Result, RunRecord
 
 ArmName = Literal["local", "pooled", "federated", "personalised"]
 ARMS: dict[ArmName, tuple[str, str]] = {  # in the order in which they are shown
@@ -18,6 +18,8 @@ ARMS: dict[ArmName, tuple[str, str]] = {  # in the order in which they are shown
     "pooled": ("Ceiling", "all rows in one place, without noise: what no federation may do"),
 }
 MEASURES = {"auc": "AUC", "log_loss": "Log loss"}
+FIGURES = {"auc": "AUC", "log_loss": "Log loss", "accuracy": "Accuracy", "calibration_error": "Calibration error"}
+DIGITS = 12  # of a model's digest, which are enough to tell rounds apart
 Row = tuple[str, ...]
 
 
@@ -89,13 +91,18 @@ def plans_table(privacy: Privacy, noun: Noun) -> Table:
 def released_table(released: EvaluationRecord, exact: Arm | None) -> Table:
     """Show the released figures beside the exact ones, and how far off they are."""
     rows = []
-    for name, label in (("auc", "AUC"), ("log_loss", "Log loss"), ("accuracy", "Accuracy"),
-                        ("calibration_error", "Calibration error")):  # fmt: skip
+    for name, label in FIGURES.items():
         told: float | None = getattr(released, name)
         true: float | None = getattr(exact, name).pooled if exact else None
         off = None if told is None or true is None else told - true
         rows.append((label, fixed(told), fixed(true), signed(off)))
     return Table(head=("Figure", "Released", "Exact", "Off by"), rows=tuple(rows))
+
+
+def noisy_table(released: EvaluationRecord) -> Table:
+    """Show the released figures where nobody knows the exact ones."""
+    rows = tuple((label, fixed(getattr(released, name))) for name, label in FIGURES.items())
+    return Table(head=("Figure", "Released"), rows=rows)
 
 
 def bands_table(found: Benefit, noun: Noun) -> Table:
@@ -150,20 +157,56 @@ def absences_table(found: Sequence[Absence], noun: Noun) -> Table:
     return Table(head=("When", "What", "Why", f"Which {noun.en[1]}"), rows=tuple(rows), words=4)
 
 
-def timing_table(result: Result) -> Table:
-    """List seconds by phase."""
-    timing, rounds = result.timing, len(result.run.rounds)
+def expected_table(result: Result, noun: Noun) -> Table:
+    """List everyone expected, with the rounds that each contributed to."""
+    run = result.run
+    rows = []
+    for key, site in sorted(result.sites.items(), key=lambda item: (item[1].name, item[0])):
+        numbers = [one.number for one in run.rounds if key in one.contributing]
+        parts = [ranges(numbers)] if numbers else []
+        parts += [f"sits out: {run.sits_out[key]}"] if key in run.sits_out else []
+        evaluated = ABSENT if run.evaluation is None else "yes" if key in run.evaluation.contributing else "no"
+        delivered = "yes" if key in run.delivered else "no" if run.status == "completed" else ABSENT
+        size = ABSENT if site.declared_size is None else f"{site.declared_size:,}"
+        rows.append((site.name, key, "; ".join(parts) or "none", evaluated, delivered, size))
+    what = ("Contributed to rounds", "To the evaluation", "Has the finished model")
+    head = (noun.en[0].capitalize(), "Code", *what, "Declared size")
+    return Table(head=head, rows=tuple(rows), words=5)
+
+
+def rounds_table(run: RunRecord) -> Table:
+    """Count the replies of each round."""
     rows = [
-        ("Start-up", seconds(timing.startup_s)),
-        ("Training", seconds(timing.train_s)),
-        ("Evaluation", seconds(timing.evaluate_s)),
-        ("Comparison arms", seconds(timing.compare_s)),
-        ("Total", seconds(timing.total_s)),
+        (
+            str(one.number),
+            one.model_sha256[:DIGITS],
+            str(len(one.contributing)),
+            *(str(replies_lost(one, kind)) for kind in LOST),
+            seconds(one.seconds),
+        )
+        for one in run.rounds
     ]
-    if rounds:
-        mean = sum(one.seconds for one in result.run.rounds) / rounds
-        rows.insert(2, (f"a round, on average of {rounds}", seconds(mean)))
-    return Table(head=("Phase", "Time"), rows=tuple(rows), strong=len(rows) - 1)
+    head = ("Round", "Model after it", "Contributed", "Refused", "Rejected", "Late", "Silent", "Missing", "Time")
+    return Table(head=head, rows=tuple(rows), words=2)
+
+
+def timing_table(result: Result) -> Table:
+    """List seconds by phase, those that were measured."""
+    timing, run = result.timing, result.run
+    mean = sum(one.seconds for one in run.rounds) / len(run.rounds) if run.rounds else None
+    phases = (
+        ("Start-up", timing.startup_s),
+        ("Training", timing.train_s),
+        (f"a round, on average of {len(run.rounds)}", mean),
+        ("waiting beyond a deadline for a quorum", run.waited_s or None),
+        ("Evaluation", timing.evaluate_s),
+        ("Comparison arms", timing.compare_s),
+        ("Total", timing.total_s),
+    )
+    # Of a live federation nothing but the rounds is measured: no total says more.
+    shown = phases[:-1] if result.live else phases
+    rows = [(phase, seconds(measured)) for phase, measured in shown if measured is not None]
+    return Table(head=("Phase", "Time"), rows=tuple(rows), strong=0 if result.live else len(rows) - 1)
 
 
 def identity_table(result: Result) -> Table:
@@ -175,7 +218,7 @@ def identity_table(result: Result) -> Table:
         ("Strategy", result.strategy),
         ("Seed", str(result.seed)),
         ("Federation", result.run.federation),
-        ("Model (SHA-256)", result.run.model_sha256),
+        ("Model (SHA-256)", result.run.model_sha256 or ABSENT),
     ]
     return Table(head=("What", "Value"), rows=tuple(rows), words=2)
 

@@ -54,7 +54,6 @@ class InProcessGrid(Grid):
         self._home: dict[int, Connection] = {}
         self._number = 0
         self._arrived: dict[str, Message] = {}
-        self._late: set[str] = set()  # asked in vain before a deadline
 
     def __enter__(self) -> Self:
         # A fork starts in no time and shares the tables; other systems cannot fork a process that uses torch.
@@ -121,11 +120,12 @@ class InProcessGrid(Grid):
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         """Return the replies to these messages that have come."""
-        self._receive(0)
+        while self._receive(0):
+            pass
         return [self._arrived.pop(one) for one in list(message_ids) if one in self._arrived]
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
-        """Deliver messages and wait for replies until the deadline; a later reply is dropped."""
+        """Deliver messages and wait for replies until the deadline."""
         waiting = set(self.push_messages(messages))
         deadline = None if timeout is None else time.monotonic() + timeout
         replies: list[Message] = []
@@ -137,7 +137,6 @@ class InProcessGrid(Grid):
             here = waiting & self._arrived.keys()
             replies += [self._arrived.pop(one) for one in here]
             waiting -= here
-        self._late |= waiting
         return sorted(replies, key=lambda reply: reply.metadata.src_node_id)
 
     def ask_all(self, question: Question) -> dict[int, Scores]:
@@ -162,12 +161,15 @@ class InProcessGrid(Grid):
             except (BrokenPipeError, ConnectionResetError):
                 raise RunError(ENDED) from None
 
-    def _receive(self, timeout_s: float | None) -> None:
-        for number, item in self._read(timeout_s):
-            if isinstance(item, bytes) and str(number) not in self._late:
+    def _receive(self, timeout_s: float | None) -> bool:
+        """Take in what has come; whether anything has."""
+        read = self._read(timeout_s)
+        for number, item in read:
+            if isinstance(item, bytes):
                 self._arrived[str(number)] = message_from_proto(MessageProto.FromString(item))
                 if self._tick:
                     self._tick()
+        return bool(read)
 
     def _read(self, timeout_s: float | None) -> list[tuple[int, object]]:
         ready = wait(self._connections, timeout_s)

@@ -126,7 +126,9 @@ def _run(row: Row, seed: int, folder: Path, data: Path) -> None:
     command = [*row.arguments(data), f"seed={seed}", f"hydra.run.dir={place}"]
     print(f"running faelles-sim {shlex.join(command)}", file=sys.stderr)
     # Studies run one after the other; each uses every core.
-    subprocess.run([sys.executable, "-m", "simulations.cli", *command], check=False, stdout=subprocess.DEVNULL)  # noqa: S603  # our own rows
+    subprocess.run(
+        [sys.executable, "-m", "simulations.cli", *command], check=False, stdout=subprocess.DEVNULL
+    )  # our own rows
 
 
 if __name__ == "__main__":

@@ -18,17 +18,18 @@ from configs.schema import SimulationConfig
 from faelles.errors import ConfigError
 from faelles.models import Arrays
 from faelles.records import Kind, parse_request
-from server import heads
+from server import checkpoint, heads
 from server.app import app as server_app
 from server.federation import RUN_CONFIG_KEY
 from server.report import write_report
 from server.result import Arm, CurvePoint, Result, RunRecord, Timing, finite, write_atomically, write_json
+from server.summary import plain, privacy_of, usecase_of, versions
 from simulations.compare import arm_of, pooled_metrics, pooled_scores
 from simulations.grid import FIRST_NODE_ID, RUN_ID, SERVER_NODE_ID, InProcessGrid
 from simulations.population import ColumnPartition, Site, load_sites
 from simulations.progress import ProgressBar, print_summary
 from simulations.study import Study, federation_config, resolve, with_local
-from simulations.summary import plain, privacy_of, sites_of, usecase_of, versions
+from simulations.summary import sites_of
 from simulations.worker import Crew, Question, Scores
 from strategies.registry import build
 
@@ -105,9 +106,7 @@ class Simulation:
             self._turn("")
             record = RunRecord.model_validate_json((self._folder / "run.json").read_bytes())
             began = time.monotonic()
-            # The last round of an incomplete run was not aggregated, so its local state belongs to no model.
-            aggregated = len(record.rounds) - (record.status == "incomplete")
-            scores = self._scores(aggregated + 1, self._last_model())
+            scores = self._scores(self._aggregated() + 1, self._last_model())
             arm = arm_of(scores)
             counts = {label: one.citizens for label, one in scores.items()}
             self._seconds["evaluate"] += time.monotonic() - began
@@ -199,6 +198,16 @@ class Simulation:
     def _ask(self, question: Question) -> dict[str, Scores]:
         return {self._labels[node]: scores for node, scores in self._grid.ask_all(question).items()}
 
+    def _aggregated(self) -> int:
+        """Count the rounds that made the model; the local state of one that was not aggregated belongs to no model.
+
+        The record does not tell: a run can be incomplete for its last round, its evaluation or who takes part. A
+        checkpoint is written after each round that was aggregated and after no other.
+        """
+        newest = checkpoint.load_newest(self._folder / "checkpoints", self._federation.sha256)
+        assert newest is not None  # a run that wrote a record began with one
+        return newest.server_round
+
     def _last_model(self) -> Arrays:
         with np.load(self._folder / "model.npz") as archive:
             return {name: archive[name] for name in archive.files}
@@ -262,11 +271,11 @@ def run_study(config: SimulationConfig, folder: Path, command: str, console: Con
     result = Result(
         command=command,
         seed=config.seed,
-        usecase=usecase_of(study),
+        usecase=usecase_of(study.card, study.derived),
         strategy=config.strategy.name,
         config=plain(asdict(config)),
         versions=versions(),
-        privacy=privacy_of(study, main.record),
+        privacy=privacy_of(study.card, study.terms, main.record),
         main_arm=study.main_arm,  # type: ignore[arg-type]
         arms=arms,  # type: ignore[arg-type]
         curve=main.curve,

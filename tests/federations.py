@@ -1,7 +1,8 @@
 """Small federations over the in-process grid: real ServerApp's rounds, real ClientApps, worker processes."""
 
+import time
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +31,16 @@ class TappedGrid(InProcessGrid):
         super().__init__(crews, observe, tick)
         self.passed: list[Message] = []
 
-    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
-        """Pass messages on, and keep them and their replies."""
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Pass messages on, and keep them."""
         batch = list(messages)
-        replies = list(super().send_and_receive(batch, timeout=timeout))
-        self.passed += batch + replies
+        self.passed += batch
+        return super().push_messages(batch)
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """Hand over replies, and keep them."""
+        replies = list(super().pull_messages(message_ids))
+        self.passed += replies
         return replies
 
 
@@ -78,11 +84,12 @@ def run_federation(
     crews: list[Crew] | None = None,
     observe: Observer | None = None,
     tick: Tick | None = None,
+    clock: Callable[[], float] = time.monotonic,
     **changes: Any,
 ) -> RunRecord:
     """Run a federation to its end, or to what `observe` and `tick` do to it."""
     with InProcessGrid(crews or build_crews(folder, card), observe, tick) as grid:
-        return Federation(grid, build_config(folder, card, strategy, **changes)).run()
+        return Federation(grid, build_config(folder, card, strategy, **changes), clock=clock).run()
 
 
 def spent_curves(folder: Path, part: str = "training") -> dict[str, NDArray[np.float64]]:

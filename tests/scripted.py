@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Never
 
-from flwr.app import Message, RecordDict
+from flwr.app import Error, Message, RecordDict
+from flwr.common.constant import ErrorCode
 from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
@@ -23,26 +24,58 @@ NAMES = ("0101", "0147", "0751", "0851")
 Answering = Callable[[Message], list[Message]]
 
 
+class Clock:
+    """Be a clock that only waiting moves, so that silence costs a test nothing."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def now(self) -> float:
+        """Tell the time."""
+        return self.now_s
+
+    def pause(self, seconds: float) -> None:
+        """Let time pass; at least a little, as a sleep does."""
+        self.now_s += max(seconds, 1e-6)
+
+
 class ScriptedGrid(Grid):
     """Carry messages to Python functions, in this process."""
 
-    def __init__(self, nodes: dict[int, tuple[str, Answering]]) -> None:
+    def __init__(self, nodes: dict[int, tuple[str, Answering]], clock: Clock | None = None) -> None:
         identify()
-        self.nodes = nodes
+        self.nodes, self.clock = nodes, clock or Clock()
+        self.away: dict[int, float] = {}  # node -> when it connects
         self.sent: list[Message] = []
-        self.timeouts: set[float | None] = set()
+        self._replies: dict[str, list[Message]] = {}
+        self._held: dict[str, tuple[float, Message]] = {}
+
+    def hold(self, message: Message, reply: Message, release_at_s: float) -> None:
+        """Keep a reply back until its time has come."""
+        self._held[message.metadata.message_id] = (release_at_s, reply)
 
     def get_nodes(self) -> Iterable[NodeInfo]:
         return [NodeInfo(node_id=node_id, name=name) for node_id, (name, _) in reversed(self.nodes.items())]
 
-    def get_node_ids(self) -> Iterable[int]:
-        return list(self.nodes)
+    def get_node_ids(self) -> list[int]:
+        return [node for node in self.nodes if self.away.get(node, 0.0) <= self.clock.now_s]
 
-    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
-        batch = list(messages)
-        self.sent += batch
-        self.timeouts.add(timeout)
-        return [reply for one in reversed(batch) for reply in self.nodes[one.metadata.dst_node_id][1](one)]
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        ids = []
+        for message in messages:
+            self.sent.append(message)
+            ids.append(str(len(self.sent)))
+            message.metadata.__dict__["_message_id"] = ids[-1]
+            node = message.metadata.dst_node_id
+            away = node not in self.get_node_ids()
+            self._replies[ids[-1]] = [_unavailable(message)] if away else self.nodes[node][1](message)
+        return ids
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        asked = list(message_ids)
+        due = [one for one in asked if one in self._held and self._held[one][0] <= self.clock.now_s]
+        held = [self._held.pop(one)[1] for one in due]
+        return held + [reply for one in asked for reply in self._replies.pop(one, [])]
 
     def kinds(self) -> list[str]:
         """List the kinds of messages in the order they went out, a batch of one kind once."""
@@ -63,18 +96,21 @@ class ScriptedGrid(Grid):
     ) -> Message:
         self._refuse()
 
-    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        self._refuse()
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+        return self.pull_messages(self.push_messages(messages))
 
-    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        self._refuse()
+
+def _unavailable(message: Message) -> Message:
+    """Say what Flower says of a node that has left."""
+    return Message(Error(code=ErrorCode.NODE_UNAVAILABLE, reason="unavailable"), reply_to=message)
 
 
 class Town:
     """Hold the municipalities of one test: honest agents, and what stands between them and the server."""
 
     def __init__(self, folder: Path, card: UseCaseCard) -> None:
-        self.folder, self.card = folder, card
+        self.folder, self.card, self.clock = folder, card, Clock()
+        self.away: dict[int, float] = {}  # node -> when it connects
         (folder / "nodes").mkdir(parents=True)
         self.agents = {name: Agent(folder / "nodes", card, municipality=name) for name in NAMES}
         self.nodes: dict[int, tuple[str, Answering]] = {
@@ -94,13 +130,19 @@ class Town:
             "terms": RunTerms.of(self.card),
             "strategy": StrategyChoice(name="fedavg"),
             "quorum": 0.5,
+            "deadline_s": 60.0,
             "folder": self.folder / "run",
         }
         return FederationConfig(**(fields | changes))
 
+    def connect(self) -> ScriptedGrid:
+        """Make a grid of the nodes as they are."""
+        self.grid = ScriptedGrid(self.nodes, self.clock)
+        self.grid.away = self.away
+        return self.grid
+
     def run(self, **changes: Any) -> RunRecord:
-        self.grid = ScriptedGrid(self.nodes)
-        return Federation(self.grid, self.config(**changes)).run()
+        return Federation(self.connect(), self.config(**changes), clock=self.clock.now, pause=self.clock.pause).run()
 
 
 def honest(agent: Agent) -> Answering:

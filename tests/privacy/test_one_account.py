@@ -346,7 +346,8 @@ def test_a_run_that_needs_who_sits_out_is_not_called_completed(tmp_path: Path) -
     spend_all_of(crews, "0851", tmp_path)
     record = run_federation(tmp_path, CARD, crews=crews, quorum=1.0)
     assert record.status == "incomplete"
-    assert record.why == "round 1: 4 contributed, the quorum is 5"
+    assert record.why == "4 take part, the quorum is 5"
+    assert not record.rounds
     assert record.sits_out == {"0851": "budget-exhausted (cap 2)"}
     assert status(record, MUNICIPALITY).en.startswith(
         "Incomplete: of 5 municipalities expected, 4 take part and 1 sits"

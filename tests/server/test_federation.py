@@ -38,6 +38,9 @@ def test_the_text_gives_the_same_configuration_and_card(epsilon: float) -> None:
         ("quorum", 0),
         ("quorum", 1.01),
         ("deadline_s", 0),
+        ("wait_s", -1),
+        ("deliver_s", -1),
+        ("nodes", {"0101": "first"}),
         ("seed", -1),
         ("weighting", "true count"),
         ("federation", "mine"),
@@ -51,6 +54,29 @@ def test_a_wrong_setting_is_named_in_one_line(field: str, value: object) -> None
     with pytest.raises(ConfigError, match=f"federation config: .*{field}") as caught:
         FederationConfig.parse(json.dumps(fields | {field: value}))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"resume": True},
+        {"folder": Path("elsewhere")},
+        {"deadline_s": 5.0},
+        {"wait_s": 5.0},
+        {"deliver_s": 5.0},
+        {"nodes": {"0101": 7}},
+        {"heads": Path("heads.sqlite")},
+    ],
+)
+def test_how_long_to_wait_and_for_whom_is_no_other_federation(change: dict[str, object]) -> None:
+    assert config().model_copy(update=change).sha256 == config().sha256
+
+
+@pytest.mark.parametrize(
+    "change", [{"quorum": 0.3}, {"seed": 9}, {"weighting": "declared"}, {"strategy": StrategyChoice(name="median")}]
+)
+def test_what_is_learned_and_when_it_counts_is_another_federation(change: dict[str, object]) -> None:
+    assert config().model_copy(update=change).sha256 != config().sha256
 
 
 @pytest.mark.parametrize("text", [None, "", "{", "[]", 5, b"{}"])

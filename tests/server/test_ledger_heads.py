@@ -1,16 +1,15 @@
 """The coordinator keeps the last head that each municipality signed, and presents it with whatever costs budget."""
 
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
 from flwr.app import Message
 
-from faelles.errors import RunError
 from faelles.records import CONFIG, LARGEST_HEAD, LEDGER_HEAD, Kind
 from server.heads import FILE, LedgerHeads
-from tests.builders import build_card
-from tests.scripted import NAMES, Answering, Town, only
+from tests.builders import OTHER_FEDERATION, build_card, build_policy
+from tests.scripted import NAMES, Answering, Town, only, silence
 
 CARD = build_card()
 WORK = (Kind.READY, Kind.TRAIN, Kind.EVALUATE)
@@ -41,7 +40,7 @@ def test_each_municipality_is_shown_the_head_that_it_signed_last(tmp_path: Path)
     for name in NAMES:
         town.at(name, watched(passed[name]))
     town.run()
-    kept = LedgerHeads(town.folder / "run")
+    kept = LedgerHeads(town.folder / "run" / FILE)
     for name, messages in passed.items():
         latest = None
         for kind, went, came in messages:
@@ -50,6 +49,7 @@ def test_each_municipality_is_shown_the_head_that_it_signed_last(tmp_path: Path)
             latest = came or latest
         assert kept.last(name) == latest
     assert len({kept.last(name) for name in NAMES}) == len(NAMES)
+    kept.close()
 
 
 def test_a_resumed_run_presents_the_heads_that_came_last_also_after_its_checkpoint(tmp_path: Path) -> None:
@@ -57,18 +57,15 @@ def test_a_resumed_run_presents_the_heads_that_came_last_also_after_its_checkpoi
     town = Town(tmp_path, CARD)
     for name in NAMES:
         town.at(name, watched(passed))
-    town.run()
-    evaluated = [came for kind, _, came in passed if kind == Kind.EVALUATE][-len(NAMES) :]
+    for name in NAMES[1:]:
+        town.at(name, only(Kind.EVALUATE, None, silence))
+    assert town.run().status == "incomplete"
+    evaluated = [came for kind, _, came in passed if kind == Kind.EVALUATE and came]
+    trained = [came for kind, _, came in passed if kind == Kind.TRAIN][-len(NAMES) :]
     town.run(resume=True)
     ready = [one for one in town.grid.sent if one.metadata.message_type == Kind.READY]
-    assert {head_in(one) for one in ready} == set(evaluated)
-
-
-def test_a_file_of_heads_that_cannot_be_read_ends_in_one_line(tmp_path: Path) -> None:
-    for text in ("", "[]", "\x00", "{"):
-        (tmp_path / FILE).write_text(text)
-        with pytest.raises(RunError, match="it cannot be read; restore it"):
-            LedgerHeads(tmp_path)
+    # The others evaluated too, but their answers never came.
+    assert {head_in(one) for one in ready} == {evaluated[0], *trained[1:]}
 
 
 def test_a_head_that_is_too_large_is_a_faulty_answer(tmp_path: Path) -> None:
@@ -79,12 +76,21 @@ def test_a_head_that_is_too_large_is_a_faulty_answer(tmp_path: Path) -> None:
     town = Town(tmp_path, CARD).at("0751", only(Kind.TRAIN, 2, swell))
     record = town.run()
     assert record.rounds[1].rejected == {"0751": "ledger-head: expected at most 50000 letters, more came"}
-    assert len(LedgerHeads(town.folder / "run").last("0751") or "") < LARGEST_HEAD
+    kept = LedgerHeads(town.folder / "run" / FILE)
+    assert 0 < len(kept.last("0751") or "") < LARGEST_HEAD
+    kept.close()
 
 
-def test_a_later_head_is_kept_whatever_comes_after_it(tmp_path: Path) -> None:
-    heads = LedgerHeads(tmp_path)
-    for text in ('{"number":3}', '{"number":5}', '{"number":4}', "nonsense", '{"number":true}', '{"number":"9"}', "[]"):
-        heads.keep("0101", text)
-    heads.save()
-    assert LedgerHeads(tmp_path).last("0101") == '{"number":5}'
+def test_two_federations_share_the_heads_of_one_coordinator(tmp_path: Path) -> None:
+    passed: list[tuple[str, str | None, str | None]] = []
+    town, shared = Town(tmp_path, CARD), tmp_path / "heads.sqlite"
+    for agent in town.agents.values():
+        agent.restart(policy=build_policy(CARD, agent.policy.municipality, epsilon_cap=4.0))
+    for name in NAMES:
+        town.at(name, watched(passed))
+    town.run(heads=shared)
+    last = {came for kind, _, came in passed if kind == Kind.EVALUATE}
+    town.run(heads=shared, federation=uuid.UUID(OTHER_FEDERATION), folder=tmp_path / "second")
+    ready = [one for one in town.grid.sent if one.metadata.message_type == Kind.READY]
+    assert {head_in(one) for one in ready} == last
+    assert not (tmp_path / "run" / FILE).exists()

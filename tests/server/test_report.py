@@ -27,6 +27,7 @@ from server.result import (
     Usecase,
 )
 
+TITLE = Bilingual(da="Forebyggelige indlæggelser for borgere over 65", en="Preventable admissions, citizens 65+")
 GOLDEN = Path(__file__).parent / "golden" / "report.html"
 VOID = {"meta", "link", "br", "hr", "img", "input"}
 FETCHING = {"src", "href", "xlink:href", "srcset", "action", "data", "poster", "background"}
@@ -38,9 +39,10 @@ def make_result(sites: int = 98, rounds: int = 30, compare: bool = True, seed: i
     places = make_sites(sites, draw)
     alone, together, ceiling = {}, {}, {}
     for key, site in places.items():
-        noise = draw.gauss(0, 1) / max(4, site.held_out_citizens) ** 0.5
-        alone[key] = round(0.772 - 1.1 / site.training_citizens**0.5 + 0.35 * noise, 6)
-        together[key] = round(0.765 + 0.3 * noise + draw.gauss(0, 0.25) / site.held_out_citizens**0.5, 6)
+        training, held_out = site.training_citizens or 0, site.held_out_citizens or 0
+        noise = draw.gauss(0, 1) / max(4, held_out) ** 0.5
+        alone[key] = round(0.772 - 1.1 / training**0.5 + 0.35 * noise, 6)
+        together[key] = round(0.765 + 0.3 * noise + draw.gauss(0, 0.25) / held_out**0.5, 6)
         ceiling[key] = round(0.778 + 0.3 * noise, 6)
     arms: dict[str, Arm] = {"federated": make_arm(together, 0.7653, 0.4271)}
     if compare:
@@ -65,9 +67,7 @@ def make_result(sites: int = 98, rounds: int = 30, compare: bool = True, seed: i
         usecase=Usecase(
             id="elder-admission",
             version=1,
-            title=Bilingual(
-                da="Forebyggelige indlæggelser for borgere over 65", en="Preventable admissions, citizens 65+"
-            ),
+            title=TITLE,
             card_sha256="4b9c0f3a" * 8,
             derived=False,
             note=Bilingual(da="Syntetiske data: ingen rigtige borgere.", en="Synthetic data: no real citizens."),
@@ -118,7 +118,7 @@ def make_arm(auc_by_site: dict[str, float], auc: float, log_loss: float) -> Arm:
 
 def make_privacy(places: dict[str, Site]) -> Privacy:
     """Make a privacy of ε = 2 with a plan for each declared size."""
-    sizes = [site.declared_size for site in places.values()]
+    sizes = [site.declared_size or 0 for site in places.values()]
     return Privacy(
         private=True,
         unit=Bilingual(da="borger", en="citizen"),

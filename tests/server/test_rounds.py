@@ -20,6 +20,7 @@ from tests.builders import FEDERATION, OTHER_FEDERATION, build_card, build_polic
 from tests.scripted import NAMES, Town, only, silence
 
 CARD = build_card()
+CODES = {1001: 103, 1002: 4711, 1003: 3}
 FOREIGN = "what a municipality says and nobody should repeat"
 
 
@@ -60,10 +61,10 @@ def silent_digest(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def test_an_honest_run_asks_in_order_and_names_everybody(tmp_path: Path) -> None:
     town = Town(tmp_path, CARD)
-    record = town.run(deadline_s=12.0)
+    record = town.run()
     assert town.grid.kinds() == ["query.ready", "train", "evaluate", "query.final", "query.close"]
     assert len(town.grid.sent) == len(NAMES) * (1 + 3 + 1 + 1 + 1)
-    assert town.grid.timeouts == {12.0}
+    assert town.clock.now_s < 1.0  # nobody is waited for who has answered
     assert record.status == "completed"
     assert record.expected == sorted(record.declared_sizes) == list(NAMES)
     assert not record.sits_out
@@ -71,6 +72,8 @@ def test_an_honest_run_asks_in_order_and_names_everybody(tmp_path: Path) -> None
     assert record.evaluation is not None
     assert record.evaluation.contributing == list(NAMES)
     assert record.model_sha256 == record.rounds[-1].model_sha256
+    assert record.delivered == list(NAMES)
+    assert record.waited_s == 0.0
     assert RunRecord.model_validate(run_json(town)) == record
 
 
@@ -155,14 +158,15 @@ def test_a_replay_of_the_round_before_is_rejected(tmp_path: Path) -> None:
 
 def test_an_errors_text_is_not_repeated(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     def fail(message: Message, reply: Message) -> list[Message]:
-        return [
-            Message(Error(code=103 if message.metadata.dst_node_id == 1001 else 3, reason=FOREIGN), reply_to=message)
-        ]
+        return [Message(Error(code=CODES[message.metadata.dst_node_id], reason=FOREIGN), reply_to=message)]
 
-    town = Town(tmp_path, CARD).at("0101", only(Kind.TRAIN, 1, fail)).at("0147", only(Kind.TRAIN, 1, fail))
+    town = Town(tmp_path, CARD)
+    for name in NAMES[:3]:
+        town.at(name, only(Kind.TRAIN, 1, fail))
     with caplog.at_level(logging.DEBUG):
-        record = town.run()
-    assert record.rounds[0].refused == {"0101": "not-ready", "0147": "error 3"}
+        record = town.run(quorum=0.25)
+    assert record.rounds[0].refused == {"0101": "not-ready", "0147": "error 4711"}
+    assert record.rounds[0].silent == ["0751"]  # Flower says of all its requests that they were lost
     assert record.rounds[1].contributing == list(NAMES)
     assert FOREIGN not in json.dumps(run_json(town))
     assert FOREIGN not in caplog.text
@@ -186,10 +190,15 @@ def test_an_evaluation_nobody_answers_has_no_figures(tmp_path: Path) -> None:
     for name in NAMES:
         town.at(name, only(Kind.EVALUATE, None, silence))
     record = town.run()
-    assert record.status == "completed"
+    assert record.status == "incomplete"
+    assert record.why == "evaluation: 0 contributed, the quorum is 2"
     assert record.evaluation is not None
     assert record.evaluation.auc is record.evaluation.log_loss is None
     assert record.evaluation.silent == list(NAMES)
+    # It can be taken up for its evaluation: the model is the last round's, and no reservation is freed.
+    assert record.model_sha256 == record.rounds[-1].model_sha256
+    assert town.grid.kinds() == ["query.ready", "train", "evaluate"]
+    assert not record.delivered
 
 
 # who takes part
@@ -214,7 +223,8 @@ def test_those_who_sit_out_are_named_and_asked_no_more(tmp_path: Path) -> None:
     assert record.sits_out == {"0101": "no-data", "0147": "terms-refused (cap 1)", "0851": "silent"}
     assert record.expected == list(NAMES)
     assert record.declared_sizes == {"0751": 50}
-    assert {one.metadata.dst_node_id for one in town.grid.sent[len(NAMES) :]} == {1003}
+    later = [one for one in town.grid.sent if one.metadata.message_type != Kind.READY]
+    assert {one.metadata.dst_node_id for one in later} == {1003}
     assert record.status == "completed"
 
 
@@ -265,13 +275,17 @@ def test_of_duplicate_replies_the_first_counts(tmp_path: Path) -> None:
 
 def test_replies_of_nodes_that_were_not_asked_are_ignored(tmp_path: Path) -> None:
     def stranger(message: Message, reply: Message) -> list[Message]:
-        other = Message(reply.content, reply_to=message)
+        zero = {
+            name: Array(np.zeros_like(array.numpy())) for name, array in reply.content.array_records[ARRAYS].items()
+        }
+        other = Message(RecordDict({ARRAYS: ArrayRecord(zero), CONFIG: reply.content[CONFIG]}), reply_to=message)
         other.metadata.__dict__["_src_node_id"] = 4711
         return [other, reply]
 
     plain = Town(tmp_path / "a", CARD).run()
     record = Town(tmp_path / "b", CARD).at("0101", only(Kind.TRAIN, None, stranger)).run()
     assert record.model_sha256 == plain.model_sha256
+    assert [one.contributing for one in record.rounds] == [list(NAMES)] * 3
 
 
 def test_nobody_taking_part_is_told_with_the_reasons(tmp_path: Path) -> None:
@@ -307,7 +321,11 @@ def test_those_who_sit_out_count_against_the_quorum(tmp_path: Path) -> None:
     town.agents["0101"].restart(policy=build_policy(CARD, "0101", declared_size=0))
     record = town.run(quorum=0.8)
     assert record.status == "incomplete"
-    assert record.why == "round 1: 3 contributed, the quorum is 4"
+    assert record.why == "3 take part, the quorum is 4"
+    # Found out before anybody has trained and paid for it.
+    assert town.grid.kinds() == ["query.ready"]
+    assert not any(agent.releases() for agent in town.agents.values())
+    assert record.model_sha256 == run_json(town)["model_sha256"] != ""
 
 
 @pytest.mark.parametrize(("quorum", "expected", "needed"), [(0.55, 100, 55), (0.8, 98, 79), (1.0, 3, 3), (0.01, 5, 1)])
@@ -321,3 +339,35 @@ def test_a_strategy_that_cannot_use_the_updates_ends_the_run_incomplete(tmp_path
     assert record.status == "incomplete"
     assert record.why.startswith("round 1: strategy krum needs updates from 5")
     assert record.rounds[0].contributing == list(NAMES)
+
+
+def test_a_reply_that_comes_rounds_later_is_named_in_its_own_round(tmp_path: Path) -> None:
+    def held(message: Message, reply: Message) -> list[Message]:
+        town.grid.hold(message, reply, release_at_s=150.0)
+        return []
+
+    town = Town(tmp_path, CARD)
+    town.at("0851", only(Kind.TRAIN, 1, held)).at("0147", only(Kind.TRAIN, None, silence))
+    record = town.run()
+    assert [one.silent for one in record.rounds] == [["0147", "0851"], ["0147"], ["0147"]]
+    assert [one.late for one in record.rounds] == [["0851"], [], []]
+    assert RunRecord.model_validate(run_json(town)) == record
+
+
+def test_seconds_beyond_deadlines_are_added_up_and_kept_when_a_run_is_taken_up(tmp_path: Path) -> None:
+    def held(message: Message, reply: Message) -> list[Message]:
+        town.grid.hold(message, reply, release_at_s=200.0)
+        return []
+
+    town = Town(tmp_path, CARD)
+    nodes = dict(town.nodes)
+    town.at("0851", only(Kind.TRAIN, 1, held)).at("0147", only(Kind.TRAIN, 2, silence))
+    record = town.run(quorum=1.0, wait_s=300.0)
+    assert record.status == "incomplete"
+    assert [one.silent for one in record.rounds] == [[], ["0147"]]
+    assert record.waited_s == pytest.approx(140.0 + 300.0, abs=1.0)
+    assert record.rounds[1].seconds == pytest.approx(360.0, abs=1.0)
+    town.nodes = nodes
+    again = town.run(quorum=1.0, wait_s=300.0, resume=True)
+    assert again.status == "completed"
+    assert again.waited_s == pytest.approx(140.0, abs=1.0)  # the second round began anew

@@ -38,8 +38,37 @@ def test_a_finished_run_resumed_repeats_nothing(tmp_path: Path) -> None:
     town = Town(tmp_path, CARD)
     first = town.run()
     again = town.run(resume=True)
-    assert town.grid.kinds() == ["query.ready", "evaluate", "query.final", "query.close"]
+    assert not town.grid.sent
     assert again == first
+
+
+def test_a_finished_run_resumed_delivers_to_those_only_who_lack_the_model(tmp_path: Path) -> None:
+    town = Town(tmp_path, CARD)
+    node = town.nodes[1004]
+    town.at("0851", only(Kind.FINAL, None, silence))
+    first = town.run()
+    assert (first.status, first.delivered) == ("completed", ["0101", "0147", "0751"])
+    town.nodes[1004] = node
+    again = town.run(resume=True)
+    assert again == first.model_copy(update={"delivered": list(NAMES)})
+    assert [(one.metadata.message_type, one.metadata.dst_node_id) for one in town.grid.sent] == [
+        ("query.final", 1004),
+        ("query.close", 1004),
+    ]
+
+
+def test_a_run_without_its_evaluation_is_taken_up_there(tmp_path: Path) -> None:
+    whole = Town(tmp_path / "a", CARD).run()
+    town = Town(tmp_path / "b", CARD)
+    nodes = dict(town.nodes)
+    for name in NAMES[1:]:
+        town.at(name, only(Kind.EVALUATE, None, silence))
+    assert town.run().status == "incomplete"
+    town.nodes = nodes
+    record = town.run(resume=True)
+    assert town.grid.kinds() == ["query.ready", "evaluate", "query.final", "query.close"]
+    assert (record.status, record.evaluation) == ("completed", whole.evaluation)
+    assert record.model_sha256 == whole.model_sha256
 
 
 def test_a_longer_deadline_is_no_other_federation(tmp_path: Path) -> None:

@@ -171,8 +171,9 @@ class GatedCrew(Crew):
 
 
 class Patience:
-    """Be the grid's clock, which jumps past a deadline once everybody who can reply has; the machine's pace is no part.
+    """Be the coordinator's clock, which jumps past a deadline once everybody who can reply has.
 
+    The machine's own pace is no part of it.
     The second worker's first municipality waits at a gate, and so do those behind it.
 
     Args:
@@ -210,15 +211,17 @@ class Patience:
 
     def run(self, folder: Path, card: UseCaseCard) -> RunRecord:
         """Run a federation by this clock."""
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("simulations.grid.time", self)
-            record = run_federation(
-                folder, card, crews=self.crews, observe=self.observe, tick=self.tick, quorum=0.2,
-                deadline_s=self.DEADLINE_S,
-            )  # fmt: skip
+        record = run_federation(
+            folder, card, crews=self.crews, observe=self.observe, tick=self.tick, clock=self.monotonic, quorum=0.2,
+            deadline_s=self.DEADLINE_S,
+        )  # fmt: skip
         os.close(self.gate)
         os.close(self.key)
         return record
+
+
+def run_record(folder: Path) -> RunRecord:
+    return RunRecord.model_validate_json((folder / "run" / "run.json").read_bytes())
 
 
 def test_a_late_reply_is_dropped_and_the_municipality_takes_part_again(tmp_path: Path) -> None:
@@ -227,8 +230,10 @@ def test_a_late_reply_is_dropped_and_the_municipality_takes_part_again(tmp_path:
     assert record.rounds[0].silent == patience.slow
     assert [one.contributing for one in record.rounds[1:]] == [sorted(CITIZENS)] * 2
     assert record.status == "completed"
-    everybody, fast = len(CITIZENS), len(CITIZENS) - len(patience.slow)
-    assert patience.ticks == 6 * everybody + fast  # and none for what came late
+    # What came late was dropped, and named in the round that it was for.
+    assert [sorted(one.late) for one in record.rounds] == [patience.slow, [], []]
+    assert patience.ticks == 7 * len(CITIZENS)
+    assert run_record(tmp_path) == record
 
 
 def test_late_replies_that_fill_the_pipe_block_nobody(tmp_path: Path) -> None:
@@ -244,6 +249,8 @@ def test_leaving_does_not_wait_for_a_slow_municipality(tmp_path: Path) -> None:
     patience = Patience(build_crews(tmp_path, CARD, workers=2), opens=None)
     record = patience.run(tmp_path, CARD)
     assert [one.silent for one in record.rounds] == [patience.slow] * 3
+    assert not any(one.late for one in record.rounds)
+    assert sorted(record.delivered) == sorted(CITIZENS.keys() - set(patience.slow))
     assert record.evaluation is not None
     assert record.evaluation.silent == patience.slow
 

@@ -1,0 +1,116 @@
+"""Look at processes from outside, as Linux shows them: what belongs together, what memory it takes, how long it lives."""
+
+import os
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+PROC: Final = Path("/proc")
+LOOK_EVERY_S: Final = 0.02
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memory:
+    """Hold what processes take of memory, in MiB.
+
+    Args:
+        pss: A page that several processes share counts for each by its part: what they add to this machine.
+        rss: Every page counts whole: what one alone on a machine would take at most.
+    """
+
+    pss: float = 0.0
+    rss: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Life:
+    """Hold how long a process lived, as far as that was seen."""
+
+    pid: int
+    seconds: float
+
+
+def family(pid: int) -> list[int]:
+    """List a process and those that descend from it."""
+    found = [pid]
+    for one in found:  # grows as it goes
+        found += _children(one)
+    return found
+
+
+def command(pid: int) -> str:
+    """Read a process's command line; empty where it has ended, also where nobody has noticed its end."""
+    try:
+        return (PROC / str(pid) / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def memory(pids: Iterable[int]) -> Memory:
+    """Add what processes take; one that has ended takes nothing."""
+    pss = rss = 0
+    for pid in pids:
+        try:
+            lines = (PROC / str(pid) / "smaps_rollup").read_text(encoding="ascii").splitlines()
+        except OSError:
+            continue
+        sizes = {line.split()[0]: int(line.split()[1]) for line in lines[1:]}  # kB
+        pss, rss = pss + sizes["Pss:"], rss + sizes["Rss:"]
+    return Memory(pss=pss / 1024, rss=rss / 1024)
+
+
+class Lives:
+    """See processes come and go below one process.
+
+    Args:
+        pid: Of that one.
+        word: What stands in the command lines of those that count.
+    """
+
+    def __init__(self, pid: int, word: str) -> None:
+        self._pid, self._word = pid, word
+        self._seen: dict[int, tuple[float, float]] = {}
+        self._over = threading.Event()
+
+    @property
+    def ended(self) -> list[Life]:
+        """List those that came and went, in the order in which they came."""
+        alive = {pid for pid in self._seen if self._counts(pid)}
+        spans = sorted((first, last, pid) for pid, (first, last) in self._seen.items() if pid not in alive)
+        return [Life(pid=pid, seconds=last - first) for first, last, pid in spans]
+
+    @contextmanager
+    def watched(self) -> Iterator["Lives"]:
+        """Look all the time, until it is left."""
+        thread = threading.Thread(target=self._watch, daemon=True)
+        thread.start()
+        try:
+            yield self
+        finally:
+            self._over.set()
+            thread.join()
+
+    def _watch(self) -> None:
+        while not self._over.wait(LOOK_EVERY_S):
+            for pid in family(self._pid):
+                if pid != self._pid and self._counts(pid):
+                    now = time.monotonic()
+                    self._seen[pid] = (self._seen.get(pid, (now, now))[0], now)
+
+    def _counts(self, pid: int) -> bool:
+        return self._word in command(pid)
+
+
+def _children(pid: int) -> list[int]:
+    """List children of every thread; what has ended has none."""
+    found: list[int] = []
+    try:
+        for thread in os.listdir(PROC / str(pid) / "task"):
+            found += map(int, (PROC / str(pid) / "task" / thread / "children").read_text(encoding="ascii").split())
+    except OSError:
+        return []
+    return found
