@@ -14,14 +14,17 @@ export FLWR_TELEMETRY_ENABLED := 0
 export FLWR_DISABLE_UPDATE_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint soak bench results clean
+.PHONY: help demo demo-sim test lint soak bench results clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: $(VENV)/.installed ## run a federation of all 98 municipalities on synthetic data and write report.html
-	@rm -rf $(RESULTS)
-	@$(BIN)/faelles-sim usecase=elder-admission compare=true hydra.run.dir=$(RESULTS)
+demo: $(VENV)/.installed ## run a live federation of 8 municipalities on this machine, over TLS, and write report.html
+	@$(BIN)/python -m simulations.demo --folder $(RESULTS)
+
+demo-sim: $(VENV)/.installed ## simulate a federation of all 98 municipalities on synthetic data and write report.html
+	@rm -rf $(RESULTS)-sim
+	@$(BIN)/faelles-sim usecase=elder-admission compare=true hydra.run.dir=$(RESULTS)-sim
 
 test: lint ## run everything CI runs: lint, types, import contracts, tests
 	@echo "pytest ($(WORKERS) workers)"
