@@ -28,7 +28,7 @@ demo-sim: $(VENV)/.installed ## simulate a federation of all 98 municipalities o
 
 test: lint ## run everything CI runs: lint, types, import contracts, tests
 	@echo "pytest ($(WORKERS) workers)"
-	@$(BIN)/python -m pytest -q -n $(WORKERS)
+	@$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadgroup
 
 lint: $(VENV)/.installed-test ## check style, types and the arrows between the packages
 	@$(BIN)/ruff check $(SOURCES)
@@ -42,6 +42,7 @@ soak: $(VENV)/.installed-test ## run the long counts of the statistical and endu
 bench: $(VENV)/.installed-bench ## measure every row of docs/results.md again (long)
 	@$(BIN)/python -m simulations.custody
 	@$(BIN)/python -m simulations.attacks
+	@$(BIN)/python -m simulations.wire
 	@$(BIN)/python -m simulations.results --run
 
 results: $(VENV)/.installed ## print the rows of docs/results.md with the command of each

@@ -86,6 +86,7 @@ class _Agent:
         answering = Program(name="worker", command=lambda: worker, environment=dict(os.environ))
         self._node, self._worker = Child(node), Child(answering)
         self._backoffs = {child: Backoff() for child in (self._node, self._worker)}
+        self._busy_at = time.monotonic()
         self._due: dict[Child, float] = dict.fromkeys((self._node, self._worker), 0.0)
 
     def healthy(self) -> bool:
@@ -119,8 +120,10 @@ class _Agent:
 
     def _forgotten(self) -> bool:
         """Say whether the node waits for an answer that nobody makes, for the worker asks and is given nothing."""
-        idle = self._worker.alive_s > FORGOTTEN_S and self._runtime.ready() and not self._runtime.holding()
-        return idle and self._ear.waits_s() > FORGOTTEN_S
+        now = time.monotonic()
+        if self._runtime.holding() or not self._runtime.ready() or self._worker.pid is None:
+            self._busy_at = now  # and after a long training the node takes a moment to fetch the answer
+        return now - self._busy_at > FORGOTTEN_S and self._ear.waits_s() > FORGOTTEN_S
 
     def _start(self, child: Child) -> None:
         if child is self._node:
@@ -152,6 +155,7 @@ class _Agent:
         It logs off, the coordinator notices that its question is open, and asks the next node with the same key.
         """
         self._runtime.forget_task()
+        self._ear.forget()
         log.warning("event=lost; a message is not answered, and the coordinator asks again")
         self._node.end()
 

@@ -48,7 +48,7 @@ from client.runtime import Runtime
 from faelles.errors import FaellesError
 from faelles.records import Kind
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("client.worker")  # by name: started as a program, this module is called something else
 MISTAKE: Final = 2  # the exit status of what a person has to mend; `mistake.json` says it
 BROKEN: Final = 1
 POLL_S: Final = 0.2

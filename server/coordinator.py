@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -45,9 +45,9 @@ def up(home: Home) -> None:
         FaellesError: It cannot start; what to do is in the text.
     """
     home.check(datetime.now(UTC))
-    with hold(home.folder):
-        public = _bind(*split_address(home.settings.listen))
-        inner = _bind(HOST, home.settings.loopback_port)
+    with hold(home.folder), ExitStack() as stack:
+        public = stack.enter_context(_bind(*split_address(home.settings.listen)))
+        inner = stack.enter_context(_bind(HOST, home.settings.loopback_port))
         app = build_superlink(home)
         token = home.secret("control.token")
         listeners = [

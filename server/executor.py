@@ -9,11 +9,12 @@ import logging
 import os
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 
 import httpx
 from flwr.common.constant import SubStatus
-from flwr.proto.runtime_pb2 import AcquireTaskRequest, PushTaskOutputRequest
+from flwr.proto.runtime_pb2 import AcquireTaskRequest, PushTaskOutputRequest, SendTaskHeartbeatRequest
 from flwr.supercore.constant import TaskType
 from flwr.supercore.interceptors import (
     RuntimeTokenHttpInterceptor,
@@ -27,14 +28,15 @@ from server.home import Home
 log = logging.getLogger(__name__)
 ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
 TETHER = (sys.executable, "-P", "-m", "faelles.tether")
+BEAT_S = 10.0  # Flower gives a task up 30 s after it was taken, later after 60 s without a sign of life
 PATIENCE_S = 10.0  # for a process that was asked to end
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Task:
     process: subprocess.Popen[bytes]
-    token: str
     run: int
+    client: RuntimeHttpClient  # holds the task's token
 
 
 class Executor:
@@ -48,6 +50,7 @@ class Executor:
         self._home = home
         self._trust = home.loopback_certificate.read_bytes()
         self._tasks: list[_Task] = []
+        self._beaten = time.monotonic()
         secret = SuperExecAuthHttpInterceptor(
             master_secret=home.secret("superexec.secret"), protected_methods={ACQUIRE}
         )
@@ -56,6 +59,10 @@ class Executor:
     def step(self) -> None:
         """Start what is waiting, and report what ended; called every moment."""
         self._reap()
+        if time.monotonic() - self._beaten >= BEAT_S:
+            self._beaten = time.monotonic()
+            for task in self._tasks:
+                self._beat(task)
         try:
             found = self._client.AcquireTask(AcquireTaskRequest(supported_task_types=[TaskType.SERVER_APP]))
         except httpx.HTTPError as error:
@@ -81,6 +88,7 @@ class Executor:
             except subprocess.TimeoutExpired:
                 task.process.kill()
                 task.process.wait()
+            task.client.close()
         self._client.close()
 
     def _start(self, token: str, run: int) -> None:
@@ -96,7 +104,8 @@ class Executor:
                 pipe.write(json.dumps(ticket).encode())
         except BrokenPipeError:
             log.error("event=unstarted run=%d", run)
-        self._tasks.append(_Task(process=process, token=token, run=run))
+        client = self._connect(RuntimeTokenHttpInterceptor(token))
+        self._tasks.append(_Task(process=process, run=run, client=client))
         log.info("event=started run=%d pid=%d", run, process.pid)
 
     def _reap(self) -> None:
@@ -105,16 +114,25 @@ class Executor:
             if task.process.returncode != 0:
                 log.warning("event=died run=%d status=%d", task.run, task.process.returncode)
                 self._fail(task)
+            task.client.close()
 
     def _fail(self, task: _Task) -> None:
         """Tell Flower at once that a task failed; it would notice after a minute."""
-        client = self._connect(RuntimeTokenHttpInterceptor(task.token))
         try:
-            client.PushTaskOutput(PushTaskOutputRequest(sub_status=SubStatus.FAILED, details="the process ended"))
+            task.client.PushTaskOutput(PushTaskOutputRequest(sub_status=SubStatus.FAILED, details="the process ended"))
         except httpx.HTTPError:
             log.info("event=unreported run=%d", task.run)  # it had said so itself, or somebody stopped the run
-        finally:
-            client.close()
+
+    def _beat(self, task: _Task) -> None:
+        """Tell Flower that a process is alive, also while it still starts; end one whose run Flower has ended."""
+        try:
+            alive = task.client.SendTaskHeartbeat(SendTaskHeartbeatRequest()).success
+        except httpx.HTTPStatusError as error:
+            alive = error.response.status_code != httpx.codes.UNAUTHORIZED
+        except httpx.HTTPError:
+            return
+        if not alive:
+            task.process.terminate()
 
     def _connect(self, interceptor: RuntimeTokenHttpInterceptor | SuperExecAuthHttpInterceptor) -> RuntimeHttpClient:
         return RuntimeHttpClient.from_server_address(

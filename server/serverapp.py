@@ -6,17 +6,17 @@ Started by the executor with a ticket on standard input; ends with the coordinat
 import ctypes
 import json
 import logging
-import os
 import signal
 import sys
+from contextlib import suppress
 from types import FrameType
 
+import httpx
 from flwr.app import Context, RecordDict
 from flwr.common.config import get_fused_config_from_fab
 from flwr.common.constant import SubStatus
 from flwr.common.serde import context_from_proto, fab_from_proto, run_from_proto
 from flwr.proto.runtime_pb2 import PullTaskInputRequest, PushTaskOutputRequest
-from flwr.supercore.heartbeat import HeartbeatSender, make_task_heartbeat_fn_http
 from flwr.supercore.task_identity import TaskIdentity
 
 from faelles.errors import FaellesError
@@ -45,8 +45,6 @@ def main() -> None:
     configure()
     grid = LiveGrid(ticket["address"], ticket["trust"].encode(), ticket["token"])
     status, details = SubStatus.FAILED, "stopped"
-    beat = HeartbeatSender(make_task_heartbeat_fn_http(grid._runtime_client))
-    beat.start()
     try:
         _run(grid)
         status, details = SubStatus.COMPLETED, ""
@@ -55,9 +53,9 @@ def main() -> None:
     except Stopped:
         pass
     finally:
-        # Not an exit status: this process said itself how it ended.
-        grid._runtime_client.PushTaskOutput(PushTaskOutputRequest(sub_status=status, details=details))
-    os._exit(0)  # the heartbeat's thread may sleep for half a minute
+        # Not an exit status: this process says itself how it ended.
+        with suppress(httpx.HTTPError):  # Flower has ended the run already
+            grid._runtime_client.PushTaskOutput(PushTaskOutputRequest(sub_status=status, details=details))
 
 
 def _run(grid: LiveGrid) -> None:

@@ -1,4 +1,4 @@
-"""Look at processes from outside, as Linux shows them: what belongs together, what memory it takes, how long it lives."""
+"""Look at processes from outside, as Linux shows them: what belongs together, its memory, how long it lives."""
 
 import os
 import threading
@@ -73,14 +73,14 @@ class Lives:
 
     def __init__(self, pid: int, word: str) -> None:
         self._pid, self._word = pid, word
-        self._seen: dict[int, tuple[float, float]] = {}
+        self.seen: dict[int, tuple[float, float]] = {}  # process id -> when it was seen first and last
         self._over = threading.Event()
 
     @property
     def ended(self) -> list[Life]:
         """List those that came and went, in the order in which they came."""
-        alive = {pid for pid in self._seen if self._counts(pid)}
-        spans = sorted((first, last, pid) for pid, (first, last) in self._seen.items() if pid not in alive)
+        alive = {pid for pid in self.seen if self._counts(pid)}
+        spans = sorted((first, last, pid) for pid, (first, last) in self.seen.items() if pid not in alive)
         return [Life(pid=pid, seconds=last - first) for first, last, pid in spans]
 
     @contextmanager
@@ -99,7 +99,7 @@ class Lives:
             for pid in family(self._pid):
                 if pid != self._pid and self._counts(pid):
                     now = time.monotonic()
-                    self._seen[pid] = (self._seen.get(pid, (now, now))[0], now)
+                    self.seen[pid] = (self.seen.get(pid, (now, now))[0], now)
 
     def _counts(self, pid: int) -> bool:
         return self._word in command(pid)

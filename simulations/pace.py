@@ -96,7 +96,15 @@ class Followed:
 
     @property
     def paces(self) -> list[Pace]:
-        """Reckon every round but the first, in which agents read their citizens."""
+        """Reckon every round but the first, in which agents read their citizens.
+
+        Raises:
+            RunError: Something of it was not seen.
+        """
+        if len(self.boundaries) != len(self.record.rounds) + 1:
+            raise RunError(
+                f"expected the ends of {len(self.record.rounds)} rounds, saw {len(self.boundaries) - 1}; measure again"
+            )
         pairs = zip(self.boundaries[1:], self.boundaries[2:], strict=False)
         return [self._pace(before, after) for before, after in pairs]
 

@@ -41,7 +41,8 @@ USECASE: Final = "elder-admission"
 # Small epsilons: an approval holds both runs of a federation.
 TERMS: Final = ("strategy=fedadam", "quorum=1.0", "deadline=2m", "wait=1m", "deliver=2m", "evaluate=false",
                 "privacy.epsilon=0.5")  # fmt: skip
-PATIENCE_S: Final = 300.0
+PATIENCE_S: Final = 600.0
+STOCK_ROUNDS: Final = 4  # at most: each takes many seconds
 WIDTHS: Final = (1000, 980)  # of the large model
 IDLE_S: Final = 10.0
 BYTES: Final = 4  # of a float32
@@ -89,26 +90,26 @@ def measure(usecase: UseCase, agents: int, rounds: int, folder: Path, *, stock: 
         FaellesError: It could not be run.
     """
     with running(usecase, agents, folder) as (live, relay):
-        codes, terms = [town.code for town in live.towns], (f"rounds={rounds}", *TERMS)
+        codes = [town.code for town in live.towns]
         assert live.coordinator is not None
         before = relay.carried
         time.sleep(IDLE_S)
         idle = (relay.carried - before).both / IDLE_S / agents
         coordinator = memory(family(live.coordinator.process.pid))
-        followed = follow(live, live.order(*terms), relay, codes, PATIENCE_S)
+        followed = follow(live, live.order(f"rounds={rounds}", *TERMS), relay, codes, PATIENCE_S)
         measured = Measured(
             agents=agents, parameters=shared_parameters(usecase.card), idle_bytes=idle, coordinator=coordinator,
             followed=followed, parts=weigh(live),
         )  # fmt: skip
-        return with_stock(measured, live, relay, terms) if stock else measured
+        return with_stock(measured, live, relay, min(rounds, STOCK_ROUNDS)) if stock else measured
 
 
-def with_stock(measured: Measured, live: LiveFederation, relay: Relay, terms: Sequence[str]) -> Measured:
+def with_stock(measured: Measured, live: LiveFederation, relay: Relay, rounds: int) -> Measured:
     """Run once more, with a stock node in the place of one agent."""
     codes = [town.code for town in live.towns]
     chosen, *others = sorted(codes, key=lambda code: codes.index(code) != len(codes) // 2)
     with Lives(replace_agent(live, chosen), CLIENTAPP).watched() as lives:
-        followed = follow(live, order_stock(live, terms), relay, others, PATIENCE_S)
+        followed = follow(live, order_stock(live, (f"rounds={rounds}", *TERMS)), relay, others, PATIENCE_S)
     return replace(measured, stock=handled(live, chosen, lives.ended), warm=followed.answered)
 
 
@@ -226,13 +227,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="simulations.wire", description=__doc__)
     parser.add_argument("--agents", type=int, nargs="+", default=[4, 16], help="of each federation; 4 16")
     parser.add_argument("--rounds", type=int, default=6, help="of training; 6")
+    parser.add_argument("--folder", type=Path, help="where everything is left, logs too; without it nothing is")
     given = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     logging.disable(logging.WARNING)  # the processes have logs of their own
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        with tempfile.TemporaryDirectory() as folder:
-            for row in _rows(given.agents, given.rounds, Path(folder)):
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = (given.folder or Path(temporary)).resolve()
+            folder.mkdir(parents=True, exist_ok=True)
+            for row in _rows(given.agents, given.rounds, folder):
                 console.print(row, markup=False)
     except FaellesError as error:
         console.print(f"error: {error}", markup=False)

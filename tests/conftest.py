@@ -26,6 +26,12 @@ settings.register_profile("faelles", deadline=None, database=None)
 settings.load_profile("faelles")
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the tests that share a live federation: they wait much, and the others fill the time."""
+    items.sort(key=lambda item: item.get_closest_marker("xdist_group") is None)
+
+
 @pytest.fixture
 def real_data() -> Callable[[str], Path]:
     """Give the path of a real data set by its name, or skip where the data are absent."""

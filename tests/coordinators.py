@@ -97,7 +97,7 @@ class StockCoordinator:
         ]  # fmt: skip
         with (self.folder / "superlink.log").open("wb") as log:
             self._process = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
-        wait_until(self._answers, 30, "SuperLink")
+        wait_until(self._answers, 90, "SuperLink")
 
     def _answers(self) -> bool:
         try:

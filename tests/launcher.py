@@ -13,10 +13,6 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from faelles.loopback import prepare
-
-prepare()
-
 from flwr.clientapp import ClientApp
 
 from client import agent, worker

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Protocol
 
 import httpx
 import uvicorn
@@ -21,7 +22,6 @@ from flwr.common.constant import TIMESTAMP_HEADER
 from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER, FLEET_HTTP_SIGNATURE_HEADER
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes, sign_message
 from flwr.supercore.protobuf.constants import PROTOBUF_MEDIA_TYPE
-from google.protobuf.message import Message
 
 from client.keys import Signer
 from faelles.enrolment import OPENSSH, VERSION, EnrolmentRequest, signed_bytes
@@ -34,6 +34,13 @@ from tests.coordinators import wait_until
 PROTOBUF = {"content-type": PROTOBUF_MEDIA_TYPE}
 CHUNK = 64 * 1024
 ANSWER_S = 30.0
+
+
+class Words(Protocol):
+    """Be one of Flower's messages, or what else can be written as bytes."""
+
+    def SerializeToString(self) -> bytes:
+        """Write it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +89,7 @@ class Peer:
     trust: Path
 
     def post(
-        self, path: str, body: Message | bytes = b"", headers: Mapping[str, str] | None = None, method: str = "POST"
+        self, path: str, body: Words | bytes = b"", headers: Mapping[str, str] | None = None, method: str = "POST"
     ) -> Response:
         """Send one request of reasonable size."""
         data = body if isinstance(body, bytes) else body.SerializeToString()

@@ -25,6 +25,7 @@ from tests.coordinators import StockCoordinator, wait_until
 from tests.linger import LINGER
 from tests.municipality import Municipality, cpr_table, say
 
+pytestmark = pytest.mark.xdist_group("agent-up")
 ROOT = Path(__file__).parents[2]
 CARD = build_card()
 READY = request_content(Request(
@@ -110,8 +111,8 @@ def test_an_agent_takes_part_until_it_is_told_to_stop(coordinator: StockCoordina
     program = Path(sys.executable).with_name("faelles-agent")
     command: list[str | Path] = [program, "--lang", "en", "up", "--health", "0", "--dir", town.folder]
     with started(command, town.folder) as agent:
-        wait_until(lambda: coordinator.online(node), 30, "node online")
-        wait_until(agent.well, 30, "healthy")
+        wait_until(lambda: coordinator.online(node), 90, "node online")
+        wait_until(agent.well, 90, "healthy")
 
         second = subprocess.run(command, capture_output=True, text=True, check=False)
         assert second.returncode == 2
@@ -153,7 +154,7 @@ def test_what_is_killed_comes_back_and_nothing_outlives_the_agent(
     node = coordinator.register(town.folder / "login.key")
     command: list[str | Path] = [sys.executable, ROOT / "tests" / "linger.py", "up", town.folder]
     with started(command, town.folder) as agent:
-        wait_until(agent.well, 30, "healthy")
+        wait_until(agent.well, 90, "healthy")
         (town.folder / LINGER).touch()
         aggregator = coordinator.begin()
         number = aggregator.send(node, Kind.READY, RecordDict())

@@ -46,3 +46,12 @@ def test_cards_and_identifiers_need_no_heavy_library(module: str) -> None:
 
 def test_the_accountant_needs_neither_torch_nor_flower() -> None:
     assert not loaded_by("faelles.privacy.accountant") & {"torch", "flwr", "opacus"}
+
+
+def test_an_agent_cannot_construct_noise_that_anybody_could_repeat() -> None:
+    assert not loaded_by("client.cli, client.agent, client.worker, client.app") & {"simulations", "tests"}
+    # What the worker's command line builds draws from the operating system; nothing typed or sent chooses otherwise.
+    words = {"SeededMechanisms", "PCG64", "default_rng", "manual_seed", "RandomState"}
+    for folder in ("client", "faelles/privacy"):
+        for path in (ROOT / folder).rglob("*.py"):
+            assert not [word for word in words if word in path.read_text(encoding="utf-8")], path.relative_to(ROOT)

@@ -1,23 +1,21 @@
 """A hostile coordinator gets over the wire what it gets in one process: none of its code runs, and nothing more leaves.
 
-The coordinator is the test itself: the real listeners, and a ServerApp's token in hostile hands. The municipalities are
-two real agents, neighbours that differ by one citizen; beside them stands a copy that is asked without any wire.
+The coordinator is the test itself: the real listeners, and a ServerApp's token in hostile hands. The municipality is a
+real agent. Beside it stands its neighbour, a copy that lacks one citizen and is asked without any wire: what the two
+answer must show the same.
 """
 
 import hashlib
 import io
 import itertools
 import shutil
-import stat
-import time
 import uuid
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import pyarrow as pa
 import pyarrow.parquet
 import pytest
 from flwr.app import Context, Message, RecordDict
@@ -44,27 +42,29 @@ from server.grid import LiveGrid
 from server.home import Home
 from simulations.live import LiveFederation, Town
 from tests.builders import DECLARED_SIZE, LOCAL, build_card, code_of, over_the_wire
+from tests.bundles import NAMES, PROJECT, bundle_of
+from tests.coordinators import wait_until
 from tests.crafted import Draft, Known
-from tests.hostile import ATTACKS, Attack, Happening, seen
+from tests.hostile import ATTACKS, Attack, Happening, begun, seen
 from tests.live import until, write_usecase
 from tests.municipality import say
 from tests.peers import Listening
 from tests.privacy.neighbours import MANY, OTHERS, WILD, with_one_more
 from tests.privacy.real_path import KEY
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.timeout(500), pytest.mark.xdist_group("wire")]
 # A run costs little, so that every attack has a run of its own.
 CARD = build_card(model={"local": list(LOCAL)}, privacy={"epsilon": 0.2})
 CODE = "0851"
-SAMPLE = 4  # drafts of each attack
+SAMPLE = 2  # drafts of each attack
 REPLY_S = 60.0
-SIDES = {"plain": MANY, "neighbour": with_one_more(WILD, False)}
+PLAIN, WITH_ONE_MORE = MANY, with_one_more(WILD, False)
 # Processes of the agents pause between two looks for less than they do in life; nothing else of them is changed.
 HURRY = """
 import time
 import flwr.supercore.constant
 _sleep = time.sleep
-time.sleep = lambda seconds: _sleep(min(seconds, 0.03))
+time.sleep = lambda seconds: _sleep(min(seconds, 0.05))
 flwr.supercore.constant.PULL_INITIAL_BACKOFF = 0.02
 """
 
@@ -75,32 +75,33 @@ class Outpost(LiveFederation):
 
     Args:
         coordinator_home: The coordinator's.
-        extract: The rows that it learns from.
     """
 
     coordinator_home: Home
-    extract: pa.Table
 
     @property
     def home(self) -> Home:
         return self.coordinator_home
 
     def join(self, control: Control) -> int:
-        """Lay out the agent, register its node under no name, start it; return its node."""
+        """Lay out the agent and its copy, register its node under no name, start it; return its node."""
         self.folder.mkdir()
         (town,) = self.towns
         self._set_up_agent(town)
-        # A new extract, after the approval: nobody has looked at these rows.
-        pyarrow.parquet.write_table(self.extract, self.folder / f"borgere-{CODE}.parquet")
-        (self.agent_folder(CODE) / POLICY).write_text(
-            self.policy().replace("largest_run_share: 0.7", "largest_run_share: 1.0")
-        )
+        edit(self.agent_folder(CODE) / POLICY, "largest_run_share: 0.7", "largest_run_share: 1.0")
         where = ("--coordinator", self.home.settings.address, "--ca", str(self.home.authority), "--cvr", "29189420")
         self._agent(CODE, "enrol", *where)
-        request = parse_request_file(self.agent_folder(CODE) / "request.json")
-        shutil.copytree(self.agent_folder(CODE), self.folder / "copy")
+        shutil.copytree(self.agent_folder(CODE), self.copied)
+        # A new extract, after the approval: nobody has looked at its rows.
+        pyarrow.parquet.write_table(WITH_ONE_MORE, self.folder / f"borgere-{CODE}.parquet")
         self.start_agent(CODE)
+        request = parse_request_file(self.agent_folder(CODE) / "request.json")
         return control.register(self.folder.name, public_bytes(request.login_key))
+
+    @property
+    def copied(self) -> Path:
+        """Name the copy's folder."""
+        return self.folder / "copy"
 
     def _agent(self, code: str, *words: str) -> list[str]:
         lines = super()._agent(code, *words)
@@ -110,8 +111,12 @@ class Outpost(LiveFederation):
             Store(path, serving=False, key=KEY).close()
         return lines
 
-    def policy(self) -> str:
-        return (self.agent_folder(CODE) / POLICY).read_text(encoding="utf-8")
+
+def edit(path: Path, old: str, new: str) -> None:
+    """Edit a file as a person would."""
+    text = path.read_text(encoding="utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new), encoding="utf-8")
 
 
 class Hands:
@@ -126,9 +131,7 @@ class Hands:
         trust = home.loopback_certificate.read_bytes()
         with closing(Control(home)) as control:
             start(control, bundle)
-        proof = SuperExecAuthHttpInterceptor(
-            master_secret=home.secret("superexec.secret"), protected_methods={ACQUIRE}
-        )
+        proof = SuperExecAuthHttpInterceptor(master_secret=home.secret("superexec.secret"), protected_methods={ACQUIRE})
         version = RuntimeVersionHttpInterceptor(component_name="SuperExec")
         with RuntimeHttpClient.from_server_address(
             home.loopback_address, insecure=False, root_certificates=trust, interceptors=[version, proof]
@@ -142,18 +145,18 @@ class Hands:
         self._beat = HeartbeatSender(make_task_heartbeat_fn_http(self._grid._runtime_client))
         self._beat.start()
 
-    def send(self, messages: list[Message]) -> list[Message | None]:
-        """Send messages at once and wait for every reply; None where Flower itself does not carry one."""
-        numbers = list(self._grid.push_messages(messages))
-        replies: dict[str, Message] = {}
-        ends = time.monotonic() + REPLY_S
-        wanted = {number for number in numbers if number}
-        while len(replies) < len(wanted):
-            for reply in self._grid.pull_messages(wanted - set(replies)):
-                replies[reply.metadata.reply_to_message_id] = reply
-            assert time.monotonic() < ends, f"no reply to {messages[0].metadata.message_type[:40]}"
-            time.sleep(0.01)
-        return [replies.get(number) for number in numbers]
+    def send(self, message: Message) -> Message:
+        """Send a message and wait for its reply."""
+        (number,) = self._grid.push_messages([message])
+        assert number, "Flower itself does not carry it"
+        found: list[Message] = []
+
+        def look() -> bool:
+            found.extend(self._grid.pull_messages([number]))
+            return bool(found)
+
+        wait_until(look, REPLY_S, f"reply to {message.metadata.message_type[:40]}")
+        return found[0]
 
     def close(self) -> None:
         """End the run."""
@@ -163,7 +166,7 @@ class Hands:
 
 
 class Copy:
-    """Answer as an agent's copy, in this process and without any wire."""
+    """Answer as an agent's copy, in this process and without any wire, and with the rows that were approved."""
 
     def __init__(self, folder: Path) -> None:
         import torch
@@ -172,7 +175,7 @@ class Copy:
         from client.home import Home as AgentHome
 
         self.folder = folder
-        self._node = open_node(AgentHome.open(folder))
+        self._node = replace(open_node(AgentHome.open(folder)), rows=lambda population, card: PLAIN)
         torch.set_num_threads(1)
         self._app = MunicipalityApp(self._node)
 
@@ -194,94 +197,42 @@ def start(control: Control, bundle: bytes) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """Hold the hostile coordinator, the two agents by their nodes, and the copy."""
+    """Hold the hostile coordinator, the agent with its node, and the copy."""
 
     home: Home
-    agents: Mapping[int, Outpost]
+    agent: Outpost
+    node: int
     copy: Copy
     marks: Path  # where code that was executed would leave a trace
 
-    def folders(self) -> list[Path]:
-        """Name the three municipalities' folders."""
-        return [*(one.agent_folder(CODE) for one in self.agents.values()), self.copy.folder]
+    @property
+    def folder(self) -> Path:
+        """Name the agent's folder."""
+        return self.agent.agent_folder(CODE)
 
 
 @pytest.fixture(scope="module")
 def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     folder = tmp_path_factory.mktemp("stage")
     usecase = write_usecase(folder / CARD.id, CARD)
-    (folder / "hurry").mkdir()
+    for name in ("hurry", "marks"):
+        (folder / name).mkdir()
     (folder / "hurry" / "sitecustomize.py").write_text(HURRY, encoding="utf-8")
-    (folder / "marks").mkdir()
     with ExitStack() as stack:
         home = stack.enter_context(Listening(folder / "coordinator").serving())
         control = stack.enter_context(closing(Control(home)))
-        agents: dict[int, Outpost] = {}
-        for name, table in SIDES.items():
-            town = Town(code=CODE, table=MANY, declared_size=DECLARED_SIZE, epsilon=8.0)
-            made = Outpost(
-                folder=folder / name, usecase=str(usecase), towns=[town], coordinator_home=home, extract=table,
-                environment={"PYTHONPATH": str(folder / "hurry")},
-            )  # fmt: skip
-            agents[stack.enter_context(made).join(control)] = made
-        copy = stack.enter_context(closing(Copy(folder / "plain" / "copy")))
-        until(lambda: set(agents) <= {node for node, status in control.nodes().items() if status == ONLINE})
-        yield Stage(home=home, agents=agents, copy=copy, marks=folder / "marks")
+        agent = stack.enter_context(Outpost(
+            folder=folder / "agent", usecase=str(usecase), coordinator_home=home,
+            towns=[Town(code=CODE, table=PLAIN, declared_size=DECLARED_SIZE, epsilon=8.0)],
+            environment={"PYTHONPATH": str(folder / "hurry")},
+        ))  # fmt: skip
+        node = agent.join(control)
+        copy = stack.enter_context(closing(Copy(agent.copied)))
+        until(lambda: control.nodes()[node] == ONLINE)
+        yield Stage(home=home, agent=agent, node=node, copy=copy, marks=folder / "marks")
 
 
 # None of its code runs
-
-PROJECT = """
-[project]
-name = "{name}"
-version = "1.0.0"
-[tool.flwr.app]
-publisher = "{publisher}"
-[tool.flwr.app.components]
-serverapp = "{server}"
-clientapp = "{client}"
-"""
-PAYLOAD = """
-from pathlib import Path
-
-Path({mark!r}).write_text("it ran")
-stolen = [path.read_bytes() for path in Path({data!r}).iterdir() if path.is_file()]
-from flwr.app import ConfigRecord, Message, RecordDict
-from flwr.clientapp import ClientApp
-
-app = ClientApp()
-
-@app.query("ready")
-def rows(message, context):
-    return Message(RecordDict({{"rows": ConfigRecord({{"rows": stolen}})}}), reply_to=message)
-"""
-SHADOWS = (
-    "evil.py", "client/__init__.py", "client/app.py", "client/worker.py", "faelles/__init__.py", "sitecustomize.py",
-    "usercustomize.py", "evil.pth", "flwr/__init__.py", "torch.py", "torch/__init__.py", "setup.py", "__main__.py",
-    "../../../../evil.py", "../sitecustomize.py", ".info/METADATA",
-)  # fmt: skip
-NAMES = {
-    "another app": {"client": "evil:app"},
-    "our own name": {"client": "client.app:app"},
-    "our own names": {"client": "client.app:app", "server": "server.app:app", "publisher": "faelles", "name": "faelles"},
-    "a name that climbs": {"client": "evil:app", "publisher": "../../..", "name": "../../evil"},
-}
-
-
-def bundle_of(names: Mapping[str, str], stage: Stage, data: Path) -> bytes:
-    """Pack code under every name that might be found, with links and paths that lead elsewhere."""
-    fields = {"server": "evil:app", "client": "evil:app", "publisher": "evil", "name": "evil", **names}
-    code = PAYLOAD.format(mark=str(stage.marks / "ran"), data=str(data))
-    out = io.BytesIO()
-    with zipfile.ZipFile(out, "w") as archive:
-        archive.writestr("pyproject.toml", PROJECT.format(**fields))
-        for name in (*SHADOWS, str(stage.marks / "absolute.py")):
-            archive.writestr(name, code)
-        for name, target in (("link", str(data)), ("client/link", "/etc"), ("evil-link.py", "evil.py")):
-            link = zipfile.ZipInfo(name)
-            link.create_system, link.external_attr = 3, (stat.S_IFLNK | 0o777) << 16
-            archive.writestr(link, target)
-    return out.getvalue()
 
 
 def tree(folder: Path, *but: str) -> dict[str, str]:
@@ -295,32 +246,24 @@ def tree(folder: Path, *but: str) -> dict[str, str]:
 
 
 def check_nothing_of_a_bundle_runs(stage: Stage) -> None:
-    before = [tree(one.agent_folder(CODE), "run", STORE) for one in stage.agents.values()]
-    others = tree(stage.marks.parent, *SIDES, "coordinator")
+    around = stage.marks.parent
+    before = tree(stage.folder, "run", STORE), tree(around, "agent", "coordinator")
     for number, names in enumerate(NAMES.values()):
         known = known_of(stage, 1000 + number)
-        some = next(iter(stage.agents.values()))
-        hands = Hands(stage.home, bundle_of(names, stage, some.agent_folder(CODE)))
+        hands = Hands(stage.home, bundle_of(names, stage.marks, stage.folder))
         for draft, answered in ((known.ready(), True), (replace(known.ready(), kind="query.rows"), False)):
-            wired = hands.send([draft.message(node) for node in stage.agents])
-            for reply in (*wired, stage.copy.ask(draft.message(1))):
-                assert reply is not None
-                shown = seen(reply)
-                assert shown[0] == ("answer" if answered else "refused")
-                assert "rows" not in str(shown[3:])
-                assert answered or shown[2:] == (Code.MALFORMED, Code.MALFORMED.text)
+            reply = hands.send(draft.message(stage.node))
+            assert seen(reply) == seen(stage.copy.ask(draft.message(1)))
+            assert code_of(reply) == (None if answered else Code.MALFORMED)
+            assert answered or not reply.has_content()
         hands.close()
-        print("TIME one", time.time())
-    check_our_own_side_runs_none_either(stage, bundle_of(NAMES["another app"], stage, stage.home.folder))
-    print("TIME one", time.time())
+    check_our_own_side_runs_none_either(stage, bundle_of(NAMES["another app"], stage.marks, stage.home.folder))
     assert list(stage.marks.iterdir()) == []
-    assert tree(stage.marks.parent, *SIDES, "coordinator") == others
-    assert [tree(one.agent_folder(CODE), "run", STORE) for one in stage.agents.values()] == before
-    for one in stage.agents.values():
-        left = tree(one.agent_folder(CODE) / "run")
-        assert not [name for name in left if "apps" in name or name.endswith((".py", ".fab", ".zip", ".whl", ".pth"))]
-        log = (one.folder / f"agent-{CODE}.log").read_text(encoding="utf-8")
-        assert [log.count(f"event=started process={name}") for name in ("node", "worker")] == [1, 1]
+    assert (tree(stage.folder, "run", STORE), tree(around, "agent", "coordinator")) == before
+    left = tree(stage.folder / "run")
+    assert not [name for name in left if "apps" in name or name.endswith((".py", ".fab", ".zip", ".whl", ".pth"))]
+    log = (stage.agent.folder / f"agent-{CODE}.log").read_text(encoding="utf-8")
+    assert [log.count(f"event=started process={name}") for name in ("node", "worker")] == [1, 1]
 
 
 def check_our_own_side_runs_none_either(stage: Stage, bundle: bytes) -> None:
@@ -332,7 +275,7 @@ def check_our_own_side_runs_none_either(stage: Stage, bundle: bytes) -> None:
             executor.step()
             return control.runs()[run] == FINISHED
 
-        until(ended)
+        until(ended, 200)
     assert not list(stage.home.folder.rglob("apps"))
 
 
@@ -359,15 +302,25 @@ def known_of(stage: Stage, number: int) -> Known:
 
 def check_attacks(stage: Stage) -> None:
     hands = Hands(stage.home, harmless_bundle())
-    heads: list[list[str]] = [[], [], []]
+    heads: tuple[list[str], list[str]] = [], []
     codes: set[Code | None] = set()
+    opened: set[int] = set()
     # Last what cannot be taken back.
     for number, attack in enumerate(sorted(PLAYED, key=lambda one: one.happening is Happening.WITHDRAWN)):
-        known = [replace(known_of(stage, number), heads=one) for one in heads]
-        codes |= play(stage, hands, attack, known)
+        # Whose drafts are refused whatever the run has come to, share one.
+        alike = len(attack.codes - {None}) == len(attack.codes) == 1 and attack.happening is Happening.NOTHING
+        federation = -1 if alike and attack.opening is begun else number
+        known = [replace(known_of(stage, federation), heads=one) for one in heads]
+        codes |= play(stage, hands, attack, known, opened=federation in opened)
+        opened.add(federation)
     hands.close()
     assert codes == EXPECTED
-    check_journals(stage)
+    told = []
+    for folder in (stage.folder, stage.copy.folder):
+        assert say("journal", "--verify", "--dir", folder) == 0
+        with closing(Store(folder / STORE, serving=False)) as store:
+            told.append([{name: line[name] for name in SAME} for line in journal.lines(store.database)])
+    assert told[0] == told[1]
 
 
 def harmless_bundle() -> bytes:
@@ -378,62 +331,39 @@ def harmless_bundle() -> bytes:
     return out.getvalue()
 
 
-def play(stage: Stage, hands: Hands, attack: Attack, known: list[Known]) -> set[Code | None]:
-    """Play an attack on all three at once; return the codes of all replies, where None is an answer."""
+def play(stage: Stage, hands: Hands, attack: Attack, known: list[Known], opened: bool) -> set[Code | None]:
+    """Play an attack on both at once; return the codes of all replies, where None is an answer."""
     codes: set[Code | None] = set()
-    for drafts in zip(*(attack.opening(one) for one in known), strict=True):
+    for drafts in zip(*(() if opened else attack.opening(one) for one in known), strict=True):
         codes.add(ask(stage, hands, drafts, known))
     happen(stage, attack.happening)
-    drafted = zip(*(attack.drafts(one) for one in known), strict=True)
-    for drafts in itertools.islice(drafted, SAMPLE):
+    for drafts in itertools.islice(zip(*(attack.drafts(one) for one in known), strict=True), SAMPLE):
         codes.add(ask(stage, hands, drafts, known))
     happen(stage, attack.happening, back=True)
     return codes
 
 
 def ask(stage: Stage, hands: Hands, drafts: Iterable[Draft], known: list[Known]) -> Code | None:
-    """Ask all three the same, check that their replies show the same, and keep the heads that they signed."""
-    *wired, alone = drafts
-    replies = hands.send([draft.message(node) for draft, node in zip(wired, stage.agents, strict=True)])
-    carried = [reply for reply in replies if reply is not None]
-    assert len(carried) == len(replies), alone.kind[:40]
-    carried.append(stage.copy.ask(alone.message(1)))
-    shown = [seen(reply) for reply in carried]
-    assert shown[0] == shown[1] == shown[2], alone.kind[:40]
-    for one, reply in zip(known, carried, strict=True):
+    """Ask both the same, check that their replies show the same, and keep the heads that they signed."""
+    wired, alone = drafts
+    replies = hands.send(wired.message(stage.node)), stage.copy.ask(alone.message(1))
+    assert seen(replies[0]) == seen(replies[1]), alone.kind[:40]
+    for one, reply in zip(known, replies, strict=True):
         config = {} if reply.has_error() else reply.content.config_records[CONFIG]
         if LEDGER_HEAD in config:
             one.heads.append(str(config[LEDGER_HEAD]))
-    return code_of(carried[0])  # and its text is a constant
+    return code_of(replies[0])  # and its text is a constant
 
 
 def happen(stage: Stage, happening: Happening, back: bool = False) -> None:
-    """Bring about in all three municipalities what people would, and take it back."""
-    for folder in stage.folders():
+    """Bring about in both municipalities what people would, and take it back."""
+    for folder in (stage.folder, stage.copy.folder):
         if happening is Happening.WITHDRAWN and not back:
             assert say("withdraw", CARD.id, "--dir", folder) == 0
         elif happening in RULES:
-            old, new = RULES[happening][::-1] if back else RULES[happening]
-            path = folder / POLICY
-            text = path.read_text(encoding="utf-8")
-            assert old in text
-            path.write_text(text.replace(old, new), encoding="utf-8")
-
-
-def check_journals(stage: Stage) -> None:
-    """Check that the three journals are whole and tell the same."""
-    told = []
-    for folder in stage.folders():
-        assert say("journal", "--verify", "--dir", folder) == 0
-        with closing(Store(folder / STORE, serving=False)) as store:
-            told.append([{name: line[name] for name in SAME} for line in journal.lines(store.database)])
-    assert told[0] == told[1] == told[2]
+            edit(folder / POLICY, *(RULES[happening][::-1] if back else RULES[happening]))
 
 
 def test_a_hostile_coordinator_gets_over_the_wire_what_it_gets_without_one(stage: Stage) -> None:
-    import time
-    t = time.time()
     check_nothing_of_a_bundle_runs(stage)
-    print("TIME bundles", time.time() - t); t = time.time()
     check_attacks(stage)
-    print("TIME attacks", time.time() - t)

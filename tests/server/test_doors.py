@@ -180,9 +180,9 @@ def test_control_is_closed_to_whatever_else_is_shown(given: tuple[bytes, ...]) -
 
 @given(value=st.binary(max_size=60))
 def test_no_token_can_be_guessed(value: bytes) -> None:
-    for value in (value, b"Bearer " + value):
-        if value.removeprefix(b"Bearer ") != TOKEN:
-            caller, inside = steer((b"authorization", value))
+    for shown in (value, b"Bearer " + value):
+        if shown.removeprefix(b"Bearer ") != TOKEN:
+            caller, inside = steer((b"authorization", shown))
             assert (caller.status, inside.came) == (401, [])
 
 
@@ -299,13 +299,20 @@ def test_a_refusal_is_one_line_and_holds_nothing_of_what_came(caplog: pytest.Log
     assert not [word for word in ("my-body", "my-guess", "my-header") if word in caplog.text]
 
 
-@pytest.mark.parametrize("status", [200, 204, 399, 400, 401, 500])
+@pytest.mark.parametrize("status", [200, 204, 399, 400, 401, 412, 501, 503])
 def test_what_flower_refuses_is_noted_too(caplog: pytest.LogCaptureFixture, status: int) -> None:
     with caplog.at_level(logging.INFO, "server.doors"):
         caller, _ = knock(OPEN, b"x", inside=Inside(status=status))
-    assert caller.answer[1]["body"] == b"inside"
+    assert (caller.status, caller.answer[1]["body"]) == (status, b"inside")
     line = f"event=refused door=test why=answer status={status} peer=192.0.2.7 path='{OPEN}'"
     assert [record.getMessage() for record in caplog.records] == ([line] if status >= 400 else [])
+
+
+def test_what_breaks_inside_is_something_that_nodes_try_again(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "server.doors"):
+        caller, _ = knock(OPEN, b"x", inside=Inside(status=500))
+    assert caller.status == 503
+    assert "why=answer status=503" in caplog.text
 
 
 def test_a_refused_connection_is_not_used_again() -> None:

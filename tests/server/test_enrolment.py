@@ -124,7 +124,7 @@ def test_one_who_is_revoked_comes_back_with_new_keys_only(desk: Desk) -> None:
     revoke("0851", desk.register, desk.control)
     assert desk.admitted() == {}
     assert desk.let_in() == set()
-    with pytest.raises(EnrolmentError, match="municipality 0851: expected one that is enrolled \\(none\\)"):
+    with pytest.raises(EnrolmentError, match=r"municipality 0851: expected one that is enrolled \(none\)"):
         revoke("0851", desk.register, desk.control)
     with pytest.raises(EnrolmentError, match="never enrolled"):
         admit(request, desk.register, desk.control)
@@ -178,7 +178,7 @@ def test_a_rotation_that_died_before_the_old_key_was_turned_away_does_not_leave_
 
 def test_without_a_coordinator_nothing_is_admitted(desk: Desk, tmp_path: Path) -> None:
     control = Control(Listening(tmp_path / "away").home)
-    with pytest.raises(CoordinatorError, match="expected it to answer on .*, it does not; start it with"):
+    with pytest.raises(CoordinatorError, match=r"expected it to answer on .*, it does not; start it with"):
         admit(Applicant("0851").request(), desk.register, control)
     control.close()
     assert desk.admitted() == {}

@@ -3,6 +3,7 @@
 import sqlite3
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -105,12 +106,13 @@ def test_a_register_that_is_spoilt_is_named_in_one_line(register: Register, tmp_
         with sqlite3.connect(path) as database:
             database.execute("UPDATE enrolment SET request = replace(request, '0851', '0101')")
         database.close()
-    with pytest.raises(EnrolmentError) as caught:
-        opened = Register(path)
-        try:
+
+    def read() -> None:
+        with closing(Register(path)) as opened:
             opened.current()
-        finally:
-            opened.close()
+
+    with pytest.raises(EnrolmentError) as caught:
+        read()
     assert str(caught.value).startswith(f"{path}: ")
     assert "\n" not in str(caught.value)
 

@@ -44,7 +44,7 @@ def test_other_folders_are_no_runs(tmp_path: Path) -> None:
 
 def test_a_run_remembers_the_flower_runs_it_has_been(tmp_path: Path) -> None:
     run = new_run(tmp_path)
-    assert run.flower_runs == ()
+    assert not run.flower_runs
     run.started(2**64 - 1)
     run.started(7)
     assert run.flower_runs == (2**64 - 1, 7)

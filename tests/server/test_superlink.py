@@ -1,10 +1,10 @@
 """Flower's SuperLink as the coordinator builds it lets a node speak for itself alone, and quotes nobody in its log."""
 
 import logging
+from base64 import b64encode
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
@@ -26,13 +26,13 @@ from flwr.proto.message_pb2 import Metadata, ObjectTree, PushObjectRequest
 from flwr.proto.node_pb2 import Node
 from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
-from google.protobuf.message import Message
 
 from server.control import Control
 from server.doors import FLEET
 from server.home import Home
-from tests.peers import Listening, Peer, Response, signed_headers
+from tests.peers import Listening, Peer, Response, Words, signed_headers
 
+pytestmark = pytest.mark.xdist_group("superlink")
 MARK = "a-word-of-the-caller"
 
 
@@ -44,7 +44,7 @@ class Municipality:
     node: int
     key: ec.EllipticCurvePrivateKey
 
-    def say(self, route: str, message: Message, at: datetime | None = None) -> Response:
+    def say(self, route: str, message: Words, at: datetime | None = None) -> Response:
         return self.peer.post(f"/v1/fleet/{route}", message, signed_headers(self.key, at))
 
     def activate(self) -> Response:
@@ -115,7 +115,7 @@ def test_a_node_is_known_by_its_key_and_only_while_it_is_enrolled(federation: Fe
         assert one.say(route, message).status == 401, route
 
 
-def asking(node: int) -> dict[str, Message]:
+def asking(node: int) -> dict[str, Words]:
     """Ask as a node that is let in does."""
     me = Node(node_id=node)
     return {
@@ -164,8 +164,6 @@ def test_whose_key_is_shown_must_have_signed(federation: Federation) -> None:
 
 @pytest.mark.parametrize("kind", ["ed25519", "rsa", "no key", "no base64", "not ascii", "none"])
 def test_a_key_of_another_kind_is_refused_as_any_other(federation: Federation, kind: str) -> None:
-    from base64 import b64encode
-
     one = federation.enrol()
     others = {"ed25519": ed25519.Ed25519PrivateKey.generate(), "rsa": rsa.generate_private_key(65537, 2048)}
     headers = signed_headers(one.key)
