@@ -51,7 +51,8 @@ from faelles.records import Kind
 log = logging.getLogger("client.worker")  # by name: started as a program, this module is called something else
 MISTAKE: Final = 2  # the exit status of what a person has to mend; `mistake.json` says it
 BROKEN: Final = 1
-POLL_S: Final = 0.2
+# Each look costs the node some ten milliseconds of a core: it looks often while a round goes on, else seldom.
+POLL_S, IDLE_POLL_S, IDLE_AFTER_S = 0.3, 1.0, 30.0
 READY_EVERY_S: Final = 5.0
 SAY_EVERY_S: Final = 60.0  # a node that is not let in comes and goes
 AWAY_S: Final = 0.5  # between attempts to reach a node that does not answer
@@ -169,7 +170,7 @@ def _take(node: RuntimeHttpClient, over: threading.Event) -> tuple[Message, Cont
 
 def _tokens(node: RuntimeHttpClient, runtime: Runtime) -> Iterator[str]:
     """Ask the node for tasks; each time give the token of one, or nothing after a pause."""
-    noted = float("-inf")
+    noted, given = float("-inf"), time.monotonic()
     # Only these: a node may also offer tasks that are not a municipality's business.
     request = AcquireTaskRequest(supported_task_types=[TaskType.CLIENT_APP])
     while True:
@@ -179,8 +180,10 @@ def _tokens(node: RuntimeHttpClient, runtime: Runtime) -> Iterator[str]:
             noted = time.monotonic()
         token = response.token if response.HasField("task") else ""
         yield token
-        if not token:
-            time.sleep(POLL_S)
+        if token:
+            given = time.monotonic()
+        else:
+            time.sleep(POLL_S if time.monotonic() - given < IDLE_AFTER_S else IDLE_POLL_S)
 
 
 def acquiring(runtime: Runtime) -> ProtobufClientInterceptor:

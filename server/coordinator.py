@@ -25,7 +25,7 @@ from server.lock import hold
 from server.superlink import build_superlink
 
 log = logging.getLogger(__name__)
-MOMENT_S = 0.5
+MOMENT_S = 1.0  # each look costs some milliseconds of a core
 BACKLOG = 256
 CONNECTIONS = 1000  # 98 municipalities keep a few each
 

@@ -63,6 +63,19 @@ def memory(pids: Iterable[int]) -> Memory:
     return Memory(pss=pss / 1024, rss=rss / 1024)
 
 
+def processor_s(pids: Iterable[int]) -> float:
+    """Add the seconds that processes have kept a core busy; one that has ended counts no more."""
+    ticks = 0
+    for pid in pids:
+        try:
+            # After the name, which may hold anything: user and system time are its fields 12 and 13.
+            fields = (PROC / str(pid) / "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+        except OSError:
+            continue
+        ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
 class Lives:
     """See processes come and go below one process.
 
@@ -82,6 +95,12 @@ class Lives:
         alive = {pid for pid in self.seen if self._counts(pid)}
         spans = sorted((first, last, pid) for pid, (first, last) in self.seen.items() if pid not in alive)
         return [Life(pid=pid, seconds=last - first) for first, last, pid in spans]
+
+    def settle(self, patience_s: float) -> None:
+        """Wait until none is left: a process goes on for a moment after its work."""
+        ends = time.monotonic() + patience_s
+        while any(self._counts(pid) for pid in list(self.seen)) and time.monotonic() < ends:
+            time.sleep(LOOK_EVERY_S)
 
     @contextmanager
     def watched(self) -> Iterator["Lives"]:

@@ -30,7 +30,7 @@ from faelles.errors import FaellesError, RunError
 from faelles.models import shared_shapes
 from faelles.records import Kind
 from simulations.demo import towns
-from simulations.footprint import Lives, Memory, command, family, memory
+from simulations.footprint import Lives, Memory, command, family, memory, processor_s
 from simulations.live import LiveFederation
 from simulations.pace import Answered, Followed, follow
 from simulations.relay import Relay
@@ -44,7 +44,7 @@ TERMS: Final = ("strategy=fedadam", "quorum=1.0", "deadline=2m", "wait=1m", "del
 PATIENCE_S: Final = 600.0
 STOCK_ROUNDS: Final = 4  # at most: each takes many seconds
 WIDTHS: Final = (1000, 980)  # of the large model
-IDLE_S: Final = 10.0
+IDLE_S, SETTLING_S = 10.0, 30.0
 BYTES: Final = 4  # of a float32
 PARTS: Final = {"node": "flower-supernode", "worker": "client.worker"}
 MISTAKE, INTERRUPTED = 2, 130
@@ -59,6 +59,7 @@ class Measured:
         agents: How many take part.
         parameters: How many are shared.
         idle_bytes: Of each agent in a second without a run.
+        idle_core: Which share of a core each keeps busy then.
         coordinator: What it takes without a run.
         followed: A run.
         parts: What each agent takes after it: its parent, its node, its worker.
@@ -69,6 +70,7 @@ class Measured:
     agents: int
     parameters: int
     idle_bytes: float
+    idle_core: float
     coordinator: Memory
     followed: Followed
     parts: dict[str, list[Memory]]
@@ -92,14 +94,12 @@ def measure(usecase: UseCase, agents: int, rounds: int, folder: Path, *, stock: 
     with running(usecase, agents, folder) as (live, relay):
         codes = [town.code for town in live.towns]
         assert live.coordinator is not None
-        before = relay.carried
-        time.sleep(IDLE_S)
-        idle = (relay.carried - before).both / IDLE_S / agents
+        idle, busy = rest(live, relay)
         coordinator = memory(family(live.coordinator.process.pid))
         followed = follow(live, live.order(f"rounds={rounds}", *TERMS), relay, codes, PATIENCE_S)
         measured = Measured(
-            agents=agents, parameters=shared_parameters(usecase.card), idle_bytes=idle, coordinator=coordinator,
-            followed=followed, parts=weigh(live),
+            agents=agents, parameters=shared_parameters(usecase.card), idle_bytes=idle, idle_core=busy,
+            coordinator=coordinator, followed=followed, parts=weigh(live),
         )  # fmt: skip
         return with_stock(measured, live, relay, min(rounds, STOCK_ROUNDS)) if stock else measured
 
@@ -110,6 +110,7 @@ def with_stock(measured: Measured, live: LiveFederation, relay: Relay, rounds: i
     chosen, *others = sorted(codes, key=lambda code: codes.index(code) != len(codes) // 2)
     with Lives(replace_agent(live, chosen), CLIENTAPP).watched() as lives:
         followed = follow(live, order_stock(live, (f"rounds={rounds}", *TERMS)), relay, others, PATIENCE_S)
+        lives.settle(SETTLING_S)
     return replace(measured, stock=handled(live, chosen, lives.ended), warm=followed.answered)
 
 
@@ -125,6 +126,15 @@ def running(usecase: UseCase, agents: int, folder: Path) -> Iterator[tuple[LiveF
         with relay.towards(live.home.settings.listen):
             live.start()
             yield live, relay
+
+
+def rest(live: LiveFederation, relay: Relay) -> tuple[float, float]:
+    """Wait a little while nothing is asked; return an agent's bytes a second, and its share of a core."""
+    pids = [pid for agent in live.agents.values() for pid in family(agent.process.pid)]
+    carried, busy_s = relay.carried, processor_s(pids)
+    time.sleep(IDLE_S)
+    span = IDLE_S * len(live.agents)
+    return (relay.carried - carried).both / span, (processor_s(pids) - busy_s) / span
 
 
 def weigh(live: LiveFederation) -> dict[str, list[Memory]]:
@@ -181,6 +191,7 @@ def memory_rows(measured: Measured) -> Iterator[str]:
     ]
     each = Memory(pss=_median(one.pss for one in whole), rss=_median(one.rss for one in whole))
     yield f"| {who}: an idle agent in all (median) | {_mib(each)} |"
+    yield f"| {who}: an agent that is asked nothing | {measured.idle_core:.1%} of a core |"
 
 
 def byte_rows(measured: Measured) -> Iterator[str]:
