@@ -29,7 +29,7 @@ settings.load_profile("faelles")
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the tests that share a live federation: they wait much, and the others fill the time."""
-    items.sort(key=lambda item: item.get_closest_marker("xdist_group") is None)
+    items.sort(key=lambda item: item.get_closest_marker("live") is None)
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ from tests.coordinators import StockCoordinator, wait_until
 from tests.linger import LINGER
 from tests.municipality import Municipality, cpr_table, say
 
-pytestmark = pytest.mark.xdist_group("agent-up")
+pytestmark = pytest.mark.live
 ROOT = Path(__file__).parents[2]
 CARD = build_card()
 READY = request_content(Request(

@@ -48,7 +48,7 @@ from tests.federations import build_crews
 from tests.live import SeededFederation, towns, with_folder, write_usecase
 from tests.peers import Applicant, Peer, Words, load_key, signed_headers
 
-pytestmark = [pytest.mark.timeout(400), pytest.mark.xdist_group("peers")]
+pytestmark = [pytest.mark.timeout(400), pytest.mark.live]
 CARD = build_card()
 CITIZENS = {"0101": 90, "0751": 45}
 HELD, FREE, THIRD = "0101", "0751", "0147"

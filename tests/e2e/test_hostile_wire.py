@@ -52,7 +52,7 @@ from tests.peers import Listening
 from tests.privacy.neighbours import MANY, OTHERS, WILD, with_one_more
 from tests.privacy.real_path import KEY
 
-pytestmark = [pytest.mark.timeout(500), pytest.mark.xdist_group("wire")]
+pytestmark = [pytest.mark.timeout(500), pytest.mark.live]
 # A run costs little, so that every attack has a run of its own.
 CARD = build_card(model={"local": list(LOCAL)}, privacy={"epsilon": 0.2})
 CODE = "0851"

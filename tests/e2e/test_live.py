@@ -26,7 +26,7 @@ from tests.live import towns, write_usecase
 from tests.municipality import say
 from tests.watching import Proxy, Sockets, descendants
 
-pytestmark = [pytest.mark.timeout(400), pytest.mark.xdist_group("live")]
+pytestmark = [pytest.mark.timeout(400), pytest.mark.live]
 CARD = build_card()
 CODES = ["0101", "0751", "0851"]
 ADDRESS = "127.0.0.2"  # loopback, and not among the addresses that no proxy is asked for

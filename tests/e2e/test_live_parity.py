@@ -18,7 +18,7 @@ from tests.builders import build_card
 from tests.federations import build_crews
 from tests.live import CITIZENS, SeededFederation, kill, towns, until, with_folder, write_usecase
 
-pytestmark = [pytest.mark.timeout(400), pytest.mark.xdist_group("parity")]
+pytestmark = [pytest.mark.timeout(400), pytest.mark.live]
 # Local parameters too, so that local state must survive as well.
 CARD = build_card(
     model={"local": ["output.bias"]}, privacy={"epsilon": 0.5}, training={"rounds": 4, "learning_rate": 0.5}

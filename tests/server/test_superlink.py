@@ -32,7 +32,7 @@ from server.doors import FLEET
 from server.home import Home
 from tests.peers import Listening, Peer, Response, Words, signed_headers
 
-pytestmark = pytest.mark.xdist_group("superlink")
+pytestmark = pytest.mark.live
 MARK = "a-word-of-the-caller"
 
 
