@@ -28,7 +28,7 @@ demo-sim: $(VENV)/.installed ## simulate a federation of all 98 municipalities o
 
 test: lint ## run everything CI runs: lint, types, import contracts, tests
 	@echo "pytest ($(WORKERS) workers)"
-	@$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile
+	@$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.installed-test ## check style, types and the arrows between the packages
 	@$(BIN)/ruff check $(SOURCES)

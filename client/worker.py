@@ -55,6 +55,7 @@ BROKEN: Final = 1
 POLL_S, IDLE_POLL_S, IDLE_AFTER_S = 0.3, 1.0, 30.0
 READY_EVERY_S: Final = 5.0
 SAY_EVERY_S: Final = 60.0  # a node that is not let in comes and goes
+FIRST_LOOK_S, LAST_LOOK_S = 0.05, 1.0  # for the arrays of a message
 AWAY_S: Final = 0.5  # between attempts to reach a node that does not answer
 BEAT_S: Final = 10.0  # Flower gives a message up after 30 s without a sign of life, later after 60 s
 ACQUIRE: Final = "/flwr.proto.Runtime/AcquireTask"
@@ -160,9 +161,10 @@ def _take(node: RuntimeHttpClient, over: threading.Event) -> tuple[Message, Cont
             raise ObjectPullError(number, "the task is over")
         return fetch(number)
 
+    # The task is there before the node has fetched what belongs to it; Flower would look again after a second only.
     message = pull_and_inflate_object_from_tree(
         tree, pull, make_confirm_message_received_fn_protobuf(node.ConfirmMessageReceived, whose, context.run_id),
-        return_type=Message,
+        return_type=Message, initial_backoff=FIRST_LOOK_S, backoff_cap=LAST_LOOK_S,
     )  # fmt: skip
     message.metadata.__dict__["_message_id"] = tree.object_id  # what comes over the wire does not hold its own id
     return message, context

@@ -242,7 +242,8 @@ def main() -> None:
     given = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     logging.disable(logging.WARNING)  # the processes have logs of their own
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _interrupt)
     try:
         with tempfile.TemporaryDirectory() as temporary:
             folder = (given.folder or Path(temporary)).resolve()
@@ -271,6 +272,8 @@ def _rows(agents: Sequence[int], rounds: int, folder: Path) -> Iterator[str]:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
+    for one in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(one, signal.SIG_IGN)  # once is enough, and what was started is ended in peace
     raise KeyboardInterrupt
 
 
