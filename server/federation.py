@@ -11,6 +11,7 @@ from faelles.card import UseCaseCard, describe_mistakes
 from faelles.errors import ConfigError
 from faelles.terms import RunTerms
 
+PLACE = frozenset({"folder", "nodes", "heads", "resume"})  # where and as whom it is run, which says nothing of what
 RUN_CONFIG_KEY = "faelles"  # Flower's run config holds scalars only, so the whole configuration is one text
 
 
@@ -53,8 +54,8 @@ class FederationConfig(BaseModel):
     @property
     def sha256(self) -> str:
         """Identify what is run; where it lies, who is enrolled by now and how long to wait may change as it goes on."""
-        aside = {"resume", "folder", "deadline_s", "wait_s", "deliver_s", "nodes", "heads"}
-        return hashlib.sha256(self.model_dump_json(exclude=aside).encode()).hexdigest()
+        aside = PLACE | {"deadline_s", "wait_s", "deliver_s"}
+        return hashlib.sha256(self.model_dump_json(exclude=set(aside)).encode()).hexdigest()
 
     @classmethod
     def parse(cls, text: object) -> "FederationConfig":

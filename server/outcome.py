@@ -6,13 +6,12 @@ from catalogue import shelf
 from faelles.card import UseCaseCard, load_card
 from faelles.errors import DataError
 from faelles.municipalities import by_code
-from server.federation import FederationConfig
+from server.federation import PLACE, FederationConfig
 from server.report import write_report
 from server.result import Result, RunRecord, Site, Timing, write_json
 from server.summary import plain, privacy_of, usecase_of, versions
 
 NO_CURVE = "none: a live federation knows no exact figures"
-LEFT_OUT = {"folder", "resume", "heads", "nodes"}  # where and how it was run says nothing about what was run
 
 
 def live_result(config: FederationConfig, record: RunRecord, command: str) -> Result:
@@ -29,7 +28,7 @@ def live_result(config: FederationConfig, record: RunRecord, command: str) -> Re
         seed=config.seed,
         usecase=usecase_of(config.card, _derived(config.card)),
         strategy=config.strategy.name,
-        config=plain(config.model_dump(mode="json", exclude=LEFT_OUT)),
+        config=plain(config.model_dump(mode="json", exclude=set(PLACE))),
         versions=versions(),
         privacy=privacy_of(config.card, config.terms, record),
         main_arm=None,

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from server.federation import FederationConfig
+from server.federation import PLACE, FederationConfig
 from server.result import write_json
 from server.summary import versions
 
@@ -42,7 +42,6 @@ class Provenance(BaseModel):
 
 def write_provenance(folder: Path, config: FederationConfig, bundle: bytes) -> None:
     """Write it beside the model; of a run that is taken up, with what takes it up."""
-    aside = {"folder", "nodes", "heads", "resume"}
     write_json(
         folder / FILE,
         Provenance(
@@ -50,7 +49,7 @@ def write_provenance(folder: Path, config: FederationConfig, bundle: bytes) -> N
             packages={name: package_sha256(name) for name in PACKAGES},
             card_sha256=config.card.sha256,
             config_sha256=config.sha256,
-            config=config.model_dump_json(exclude=aside),
+            config=config.model_dump_json(exclude=set(PLACE)),
             bundle_sha256=hashlib.sha256(bundle).hexdigest(),
             commit=_commit(),
             versions=versions(),
