@@ -83,6 +83,10 @@ class Control:
         found = [one for one in self._nodes() if one.public_key == public_key and one.status != UNREGISTERED]
         return int(found[0].node_id) if found else None
 
+    def keys(self) -> set[bytes]:
+        """List every key that was ever registered, also of nodes that were turned away."""
+        return {one.public_key for one in self._nodes()}
+
     def start(self, bundle: bytes, config: str) -> int:
         """Start a Flower run of a bundle with a federation's configuration; return the run's id."""
         fab = Fab(hash_str=hashlib.sha256(bundle).hexdigest(), content=bundle)

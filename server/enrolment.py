@@ -82,10 +82,14 @@ def revoke(municipality: str, register: Register, control: Control) -> Enrolment
 
 
 def restore(register: Register, control: Control) -> None:
-    """Register again whom Flower does not know any more, e.g. because its database was lost."""
+    """Register again whom Flower has never heard of, because its database was lost.
+
+    Guarantees: a node that was turned away is not let in again, also where a crash kept that out of the register.
+    """
+    known = control.keys()
     for one in register.current().values():
         key = public_bytes(one.request.login_key)
-        if control.node_of(key) is None:
+        if key not in known:
             register.renumber(one.municipality, control.register(one.municipality, key))
             log.warning("event=registered-again municipality=%s", one.municipality)
 

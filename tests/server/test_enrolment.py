@@ -2,15 +2,16 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from faelles.errors import CoordinatorError, EnrolmentError
 from server.control import ONLINE, UNREGISTERED, Control
-from server.enrolment import admit, check_request, public_bytes, revoke
+from server.enrolment import admit, check_request, public_bytes, restore, revoke
 from server.home import Home
-from server.register import Register
+from server.register import Enrolment, Register
 from tests.peers import Applicant, Listening
 
 
@@ -182,3 +183,23 @@ def test_without_a_coordinator_nothing_is_admitted(desk: Desk, tmp_path: Path) -
         admit(Applicant("0851").request(), desk.register, control)
     control.close()
     assert desk.admitted() == {}
+
+
+def test_a_lost_database_is_filled_from_the_register(desk: Desk) -> None:
+    request = Applicant("0851").request()
+    # A register of another coordinator's life: Flower has never heard of the key.
+    desk.register.add(Enrolment(request=request, node=7, enrolled_at=datetime.now(UTC)))
+    restore(desk.register, desk.control)
+    assert desk.let_in() == set(desk.admitted().values())
+    assert desk.admitted() == {"0851": desk.control.node_of(public_bytes(request.login_key))}
+    before = desk.control.nodes()
+    restore(desk.register, desk.control)
+    assert desk.control.nodes() == before
+
+
+def test_a_crash_in_the_middle_of_turning_away_lets_nobody_in_again(desk: Desk) -> None:
+    made = admit(Applicant("0851").request(), desk.register, desk.control)
+    desk.control.unregister(made.node)  # and here the command died, before the register knew
+    restore(desk.register, desk.control)
+    assert desk.let_in() == set()
+    assert desk.admitted() == {"0851": made.node}
