@@ -7,7 +7,8 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -45,7 +46,10 @@ def up(home: Home) -> None:
         FaellesError: It cannot start; what to do is in the text.
     """
     home.check(datetime.now(UTC))
+    state = _State()
     with hold(home.folder), ExitStack() as stack:
+        # Every port before anything starts, so that one in use leaves nothing running.
+        stack.enter_context(closing(HealthServer(home.settings.health_port, state.healthy)))
         public = stack.enter_context(_bind(*split_address(home.settings.listen)))
         inner = stack.enter_context(_bind(HOST, home.settings.loopback_port))
         app = build_superlink(home)
@@ -57,10 +61,23 @@ def up(home: Home) -> None:
                 home.loopback_certificate, home.folder / "loopback.key",
             ),
         ]  # fmt: skip
-        asyncio.run(_serve(home, listeners, [public, inner]))
+        asyncio.run(_serve(home, listeners, [public, inner], state))
 
 
-async def _serve(home: Home, listeners: list[_Listener], sockets: list[socket.socket]) -> None:
+@dataclass(kw_only=True)
+class _State:
+    """Tell probes how the coordinator is."""
+
+    listeners: list[_Listener] = field(default_factory=list)
+    work: threading.Thread | None = None
+
+    def healthy(self) -> bool:
+        """Say whether it listens, and looks after its runs."""
+        works = self.work is not None and self.work.is_alive()
+        return works and all(listener.started and not listener.should_exit for listener in self.listeners)
+
+
+async def _serve(home: Home, listeners: list[_Listener], sockets: list[socket.socket], state: _State) -> None:
     loop = asyncio.get_running_loop()
     ended = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -72,9 +89,7 @@ async def _serve(home: Home, listeners: list[_Listener], sockets: list[socket.so
         await asyncio.sleep(0.01)
     work = threading.Thread(target=_work, args=(home, ended.is_set), name="work")
     work.start()
-    health = HealthServer(
-        home.settings.health_port, lambda: work.is_alive() and all(listener.started for listener in listeners)
-    )
+    state.listeners, state.work = listeners, work
     log.info("event=up address=%s listen=%s", home.settings.address, home.settings.listen)
     try:
         await asyncio.wait([asyncio.ensure_future(ended.wait()), *servers], return_when=asyncio.FIRST_COMPLETED)
@@ -83,7 +98,6 @@ async def _serve(home: Home, listeners: list[_Listener], sockets: list[socket.so
         ended.set()
         # The processes of runs say good-bye over the listeners, so those end last.
         await asyncio.to_thread(work.join)
-        health.close()
         for listener in listeners:
             listener.should_exit = True
         await asyncio.gather(*servers)

@@ -1,5 +1,6 @@
 import errno
 import socket
+import threading
 from pathlib import Path
 
 import pytest
@@ -91,6 +92,15 @@ def test_a_folder_that_cannot_be_made_gets_one_line(capsys: pytest.CaptureFixtur
     (tmp_path / "file").write_text("")
     said = Said(capsys, "init", "--dir", tmp_path / "file" / "c", "--address", "127.0.0.1:8443")
     said.is_one_line("expected a folder that can be written")
+
+
+def test_a_health_port_in_use_gets_one_line_and_leaves_nothing_running(
+    capsys: pytest.CaptureFixture[str], folder: Path
+) -> None:
+    before = threading.active_count()
+    with socket.create_server((HOST, Home.open(folder).settings.health_port)):
+        Said(capsys, "up", "--dir", folder).is_one_line("health port", "another process has it")
+    assert threading.active_count() == before
 
 
 @pytest.mark.parametrize("which", ["public", "loopback"])
