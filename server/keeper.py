@@ -103,6 +103,11 @@ def start(run: Run, home: Home, control: Control, bundle: bytes) -> int:
     )
     write_provenance(run.folder, config, bundle)
     number = control.start(bundle, config.model_dump_json())
-    run.started(number)
+    try:
+        run.started(number)
+    except BaseException:
+        # A Flower run that nobody wrote down would go on beside the next one, in the same folder.
+        control.stop(number)
+        raise
     log.info("event=run-started run=%s flower_run=%d municipalities=%d", run.name, number, len(nodes))
     return number

@@ -1,3 +1,4 @@
+import errno
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -155,3 +156,18 @@ def test_an_earlier_coordinators_runs_are_ended_when_it_takes_over(
     bench.control.statuses = {5: "running", 6: FINISHED, 7: "pending"}
     bench.keeper.take_over()
     assert bench.control.statuses == {5: FINISHED, 6: FINISHED, 7: FINISHED}
+
+
+def test_a_flower_run_that_cannot_be_written_down_is_ended(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = bench.run()
+
+    def full(path: object, value: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("server.runs.write_json", full)
+        with pytest.raises(OSError, match="No space"):
+            bench.keeper.step()
+    assert bench.control.statuses == {1: FINISHED}
+    bench.pass_time()
+    assert run.flower_runs == (2,)
