@@ -15,6 +15,7 @@ Every secret is readable by its owner only, and nothing starts where it is not.
 
 import os
 import secrets
+import ssl
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -85,11 +86,6 @@ class Home:
     def authority(self) -> Path:
         """Name the certificate that municipalities trust; only a trial's own authority has one here."""
         return self.folder / "tls" / "ca.pem"
-
-    @property
-    def loopback(self) -> Pair:
-        """Read the certificate and key of the loopback listener."""
-        return Pair(certificate=self.loopback_certificate.read_bytes(), key=self.secret("loopback.key"))
 
     @property
     def loopback_certificate(self) -> Path:
@@ -179,8 +175,6 @@ def check_certificate(certificate: Path, key: Path, now: datetime) -> None:
     Raises:
         KeyFileError: It is not.
     """
-    import ssl
-
     found = load_certificate(certificate)
     if days_left(found, now) < 0 or now < found.not_valid_before_utc:
         valid = f"{found.not_valid_before_utc:%Y-%m-%d} to {found.not_valid_after_utc:%Y-%m-%d}"

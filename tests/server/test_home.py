@@ -51,7 +51,6 @@ def test_a_new_coordinator_can_start(made: Home) -> None:
     assert again.certificate == made.folder / "tls/server.pem"
     assert again.key == made.folder / "tls/server.key"
     assert again.authority.read_bytes() != again.certificate.read_bytes()
-    assert again.loopback.certificate == again.loopback_certificate.read_bytes()
     assert again.heads == made.folder / heads.FILE
 
 
