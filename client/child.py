@@ -3,7 +3,6 @@
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from faelles.errors import ConfigError
+from faelles.tether import tethered
 
 GRACE_S: Final = 10.0  # between asking a program to end and ending it
 STEADY_S: Final = 60.0  # one that lived so long starts afresh
@@ -94,7 +94,6 @@ class Child:
         Raises:
             ConfigError: The program is not there.
         """
-        tether = [sys.executable, "-P", "-m", "faelles.tether", str(os.getpid())]
         command = [*self._program.command()]
         if not os.access(command[0], os.X_OK):
             raise ConfigError(
@@ -102,10 +101,10 @@ class Child:
                 da=f"{command[0]}: programmet, der følger med installationen, mangler; installér faelles igen",
             )
         if self._program.hear is None:
-            self._process = _run([*tether, *command], self._program.environment)
+            self._process = _run(tethered(*command), self._program.environment)
         else:
             ours, theirs = os.pipe()
-            self._process = _run([*tether, *command], self._program.environment, theirs)
+            self._process = _run(tethered(*command), self._program.environment, theirs)
             os.close(theirs)
             self._ear = threading.Thread(target=_listen, args=(ours, self._program.hear), daemon=True)
             self._ear.start()

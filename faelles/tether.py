@@ -15,6 +15,12 @@ from typing import Final
 PR_SET_PDEATHSIG: Final = 1  # from linux/prctl.h
 
 
+def tethered(*command: str) -> list[str]:
+    """Write the command line that ties a program to this process."""
+    # -P: a folder that a process happens to be started in is not where its code comes from.
+    return [sys.executable, "-P", "-m", "faelles.tether", str(os.getpid()), *command]
+
+
 def main() -> None:
     """Ask the kernel for a signal at the parent's end, and become the program."""
     parent, *command = sys.argv[1:]

@@ -6,7 +6,6 @@ can read it. Here the token goes through a pipe, and the installed `server.app` 
 
 import json
 import logging
-import os
 import subprocess
 import sys
 import time
@@ -23,11 +22,11 @@ from flwr.supercore.interceptors import (
 )
 from flwr.supercore.runtime import RuntimeHttpClient
 
+from faelles.tether import tethered
 from server.home import Home
 
 log = logging.getLogger(__name__)
 ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
-TETHER = (sys.executable, "-P", "-m", "faelles.tether")
 BEAT_S = 10.0  # Flower gives a task up 30 s after it was taken, later after 60 s without a sign of life
 PATIENCE_S = 10.0  # for a process that was asked to end
 
@@ -93,7 +92,7 @@ class Executor:
 
     def _start(self, token: str, run: int) -> None:
         process = subprocess.Popen(  # noqa: S603 - our own module
-            [*TETHER, str(os.getpid()), sys.executable, "-P", "-m", "server.serverapp"],
+            tethered(sys.executable, "-P", "-m", "server.serverapp"),
             stdin=subprocess.PIPE,
             cwd=self._home.folder,
         )

@@ -24,6 +24,7 @@ from client import cli as agent_cli
 from faelles.errors import FaellesError, RunError
 from faelles.health import probe
 from faelles.loopback import HOST, free_port, prepare
+from faelles.tether import tethered
 from server import cli as server_cli
 from server.control import ONLINE, control_of
 from server.home import Home
@@ -36,7 +37,6 @@ STARTING_S, STARTING_EACH_S = 120.0, 5.0  # an agent takes seconds of a core to 
 ENDING_S = 20.0
 LOOK_EVERY_S = 0.2
 BIN = Path(sys.executable).parent
-TETHER = (sys.executable, "-P", "-m", "faelles.tether")  # also where this process is killed, nothing is left
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,7 +219,7 @@ class LiveFederation:
         environment = {**os.environ, "OMP_NUM_THREADS": "1", **self.environment}
         with log.open("ab") as out:
             process = subprocess.Popen(
-                [*TETHER, str(os.getpid()), *command],
+                tethered(*command),  # also where this process is killed, nothing is left
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,
