@@ -4,8 +4,7 @@ import os
 import re
 import signal
 import sys
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from server.runs import Run, create
 from simulations.live import LiveFederation, Town
 from simulations.worker import site_key
 from tests.builders import build_sites
+from tests.coordinators import wait_until
 
 PATIENCE_S = 120.0
 LAUNCHER = Path(__file__).with_name("launcher.py")
@@ -34,14 +34,6 @@ def write_usecase(folder: Path, card: UseCaseCard) -> Path:
     text = yaml.safe_dump(card.model_dump(mode="json"), allow_unicode=True)
     (folder / "card.yaml").write_text(text, encoding="utf-8")
     return folder
-
-
-def until(done: Callable[[], bool], patience_s: float = PATIENCE_S) -> None:
-    """Wait for something that will be, and fail where it is not in time."""
-    ends = time.monotonic() + patience_s
-    while not done():
-        assert time.monotonic() < ends, f"not within {patience_s:g} s"
-        time.sleep(0.05)
 
 
 @dataclass(kw_only=True)
@@ -95,7 +87,7 @@ class Hold:
 
     def wait(self) -> None:
         """Wait until the release has come so far."""
-        until((self.folder / f"held-{self.server_round}").exists)
+        wait_until((self.folder / f"held-{self.server_round}").exists, PATIENCE_S, f"held-{self.server_round}")
 
     def lift(self) -> None:
         """Let it go."""

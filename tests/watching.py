@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import psutil
 
 from faelles.loopback import HOST, free_port
+from simulations.footprint import family
 
 
 @dataclass(kw_only=True)
@@ -92,8 +93,7 @@ class Sockets:
 def descendants(pids: list[int]) -> list[psutil.Process]:
     """List processes and all that they started."""
     found = []
-    for pid in pids:
+    for pid in [one for pid in pids for one in family(pid)]:
         with contextlib.suppress(psutil.Error):
-            process = psutil.Process(pid)
-            found += [process, *process.children(recursive=True)]
+            found.append(psutil.Process(pid))
     return found

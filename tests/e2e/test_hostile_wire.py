@@ -46,7 +46,7 @@ from tests.bundles import NAMES, PROJECT, bundle_of
 from tests.coordinators import wait_until
 from tests.crafted import Draft, Known
 from tests.hostile import ATTACKS, Attack, Happening, begun, seen
-from tests.live import until, write_usecase
+from tests.live import write_usecase
 from tests.municipality import say
 from tests.peers import Listening
 from tests.privacy.neighbours import MANY, OTHERS, WILD, with_one_more
@@ -228,7 +228,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
         ))  # fmt: skip
         node = agent.join(control)
         copy = stack.enter_context(closing(Copy(agent.copied)))
-        until(lambda: control.nodes()[node] == ONLINE)
+        wait_until(lambda: control.nodes()[node] == ONLINE, 120, "online")
         yield Stage(home=home, agent=agent, node=node, copy=copy, marks=folder / "marks")
 
 
@@ -275,7 +275,7 @@ def check_our_own_side_runs_none_either(stage: Stage, bundle: bytes) -> None:
             executor.step()
             return control.runs()[run] == FINISHED
 
-        until(ended, 200)
+        wait_until(ended, 200, "ended")
     assert not list(stage.home.folder.rglob("apps"))
 
 

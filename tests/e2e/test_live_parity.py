@@ -15,8 +15,9 @@ from server.rounds import Federation
 from server.runs import Run
 from simulations.grid import InProcessGrid
 from tests.builders import build_card
+from tests.coordinators import wait_until
 from tests.federations import build_crews
-from tests.live import CITIZENS, SeededFederation, kill, towns, until, with_folder, write_usecase
+from tests.live import CITIZENS, SeededFederation, kill, towns, with_folder, write_usecase
 
 pytestmark = [pytest.mark.timeout(400), pytest.mark.live]
 # Local parameters too, so that local state must survive as well.
@@ -96,7 +97,9 @@ def test_whatever_is_killed_the_model_is_the_same_and_nobody_pays_twice(live: Se
     agent = live.agents["0147"]
     kill(agent.process.pid)
     agent.process.wait()
-    until(lambda: not alive(live.pid("0147", "worker")))  # nothing of an agent outlives it
+    wait_until(
+        lambda: not alive(live.pid("0147", "worker")), 60, "the end of the worker"
+    )  # nothing of an agent outlives it
     live.start_agent("0147")
     holds[3].lift()
 
