@@ -93,7 +93,7 @@ class Sockets:
 def descendants(pids: list[int]) -> list[psutil.Process]:
     """List processes and all that they started."""
     found = []
-    for pid in [one for pid in pids for one in family(pid)]:
+    for one in [one for pid in pids for one in family(pid)]:
         with contextlib.suppress(psutil.Error):
-            found.append(psutil.Process(pid))
+            found.append(psutil.Process(one))
     return found
