@@ -1,5 +1,6 @@
 """Carry out each command of faelles-server and word its answer; what it decides is decided elsewhere."""
 
+import re
 import shlex
 import time
 from argparse import Namespace
@@ -130,7 +131,7 @@ def watch(given: Namespace) -> Iterator[str]:
     said: list[str] = []
     while True:
         lines = status_lines(found, datetime.now(UTC))
-        # A countdown changes every second: it is said again only with something else.
+        # A countdown changes every second; it is said again every ten.
         yield from (line for line in lines if _steady(line) not in said)
         said = [_steady(line) for line in lines]
         record = found.record
@@ -202,7 +203,8 @@ def _agreed(question: str) -> bool:
 
 
 def _steady(line: str) -> str:
-    return line.split(" in ")[0]
+    """Round a line's countdown, so that lines that differ in a second or two are the same."""
+    return re.sub(r" in ([0-9]+) s$", lambda found: f" in {int(found[1]) // 10 * 10} s", line)
 
 
 def _within(patience_s: float, done: Callable[[], bool]) -> bool:

@@ -7,7 +7,7 @@ from faelles.municipalities import by_code
 from server.participation import MUNICIPALITY, status
 from server.progress import Progress, read_progress
 from server.register import Enrolment
-from server.result import RunRecord
+from server.result import RoundRecord, RunRecord
 from server.runs import Run
 
 PHASES = {
@@ -63,12 +63,14 @@ def _word(run: Run, record: RunRecord) -> str:
     return "stopping" if run.stopped and record.status == "running" else record.status
 
 
-def _missing(one: object) -> str:
+def _missing(one: RoundRecord) -> str:
     parts = []
-    for kind in ("refused", "rejected", "silent", "missing", "late"):
-        names = sorted(getattr(one, kind))
+    for kind, reasons in (("refused", one.refused), ("rejected", one.rejected)):
+        if reasons:
+            parts.append(f"{kind}: " + ", ".join(f"{name} {reason}" for name, reason in sorted(reasons.items())))
+    for kind, names in (("silent", one.silent), ("missing", one.missing), ("late", one.late)):
         if names:
-            parts.append(f"{kind}: {', '.join(names)}")
+            parts.append(f"{kind}: {', '.join(sorted(names))}")
     return f" ({'; '.join(parts)})" if parts else ""
 
 

@@ -37,10 +37,10 @@ def enrolled_lines(done: Enrolled, language: Language) -> Iterator[str]:
               f"fingerprint of the request: {request.fingerprint}")  # fmt: skip
     if done.previous is not None:
         yield say(
-            language, f"den gamle nøgle ligger i {done.previous}. En agent, der kører, fortsætter med den; genstart "
-            "agenten, når KOMBIT har tilmeldt den nye nøgle, og slet så den gamle",
-            f"the old key lies in {done.previous}. An agent that runs goes on with it; restart the agent when KOMBIT "
-            "has enrolled the new key, and then delete the old",
+            language, f"den gamle nøgle ligger i {done.previous}. En agent, der kører, fortsætter med den, til "
+            "KOMBIT har tilmeldt den nye, og forbinder sig så selv igen; genstart den ikke imens, og slet så den gamle",
+            f"the old key lies in {done.previous}. An agent that runs goes on with it until KOMBIT has enrolled "
+            "the new, and then connects anew by itself; do not restart it in between, and delete the old afterwards",
         )  # fmt: skip
     yield say(
         language, f"send {REQUEST} til KOMBIT, og læs fingeraftrykket op, når de ringer tilbage; de kører "
