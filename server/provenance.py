@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from faelles.errors import RunError
 from server.federation import PLACE, FederationConfig
 from server.result import write_json
 from server.summary import versions
@@ -25,6 +26,7 @@ class Provenance(BaseModel):
         config_sha256: Of what is run.
         bundle_sha256: Of the bundle.
         commit: The git commit that the coordinator runs from; unknown where it runs an installed wheel.
+        earlier: What its first rounds were made with, where a coordinator of another version took the run up.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -38,23 +40,35 @@ class Provenance(BaseModel):
     bundle_sha256: str
     commit: str
     versions: dict[str, str]
+    earlier: tuple["Provenance", ...] = ()
 
 
 def write_provenance(folder: Path, config: FederationConfig, bundle: bytes) -> None:
-    """Write it beside the model; of a run that is taken up, with what takes it up."""
-    write_json(
-        folder / FILE,
-        Provenance(
-            federation=str(config.federation),
-            packages={name: package_sha256(name) for name in PACKAGES},
-            card_sha256=config.card.sha256,
-            config_sha256=config.sha256,
-            config=config.model_dump_json(exclude=set(PLACE)),
-            bundle_sha256=hashlib.sha256(bundle).hexdigest(),
-            commit=_commit(),
-            versions=versions(),
-        ),
+    """Write it beside the model; what a run that is taken up was made with until now stays in it."""
+    made = Provenance(
+        federation=str(config.federation),
+        packages={name: package_sha256(name) for name in PACKAGES},
+        card_sha256=config.card.sha256,
+        config_sha256=config.sha256,
+        config=config.model_dump_json(exclude=set(PLACE)),
+        bundle_sha256=hashlib.sha256(bundle).hexdigest(),
+        commit=_commit(),
+        versions=versions(),
     )
+    write_json(folder / FILE, made.model_copy(update={"earlier": _earlier(folder / FILE, made)}))
+
+
+def _earlier(path: Path, made: Provenance) -> tuple[Provenance, ...]:
+    try:
+        known = Provenance.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return ()
+    except ValueError:
+        raise RunError(
+            f"{path}: expected what the run was made with, it cannot be read; restore or remove it"
+        ) from None
+    last = known.model_copy(update={"earlier": ()})
+    return known.earlier if last == made else (*known.earlier, last)
 
 
 def package_sha256(name: str) -> str:

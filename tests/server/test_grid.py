@@ -1,4 +1,3 @@
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -71,13 +70,13 @@ class Bench:
 
 
 @pytest.fixture
-def bench() -> Iterator[Bench]:
+def bench() -> Bench:
     identify()
     now, runtime = [0.0], FakeRuntime()
     grid = LiveGrid("127.0.0.1:1", b"", "token", clock=lambda: now[0])
     grid._client = runtime  # type: ignore[assignment]  # what a grid needs of it
     grid.set_run(Run.create_empty(1))
-    yield Bench(grid=grid, runtime=runtime, now=now)
+    return Bench(grid=grid, runtime=runtime, now=now)
 
 
 def weights(message: Message) -> list[float]:
