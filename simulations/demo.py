@@ -119,14 +119,14 @@ def _is_whole(table: pa.Table) -> bool:
 def _follow(live: LiveFederation, run: Run) -> RunRecord:
     """Show what happens until the run has ended."""
     said: set[str] = set()
-    ends = time.monotonic() + PATIENCE_S
-    while not run.ended and time.monotonic() < ends:
+
+    def look() -> None:
         for line in status_lines(run, datetime.now(UTC)):
             if "now:" not in line and line not in said and not line.startswith(run.name):
                 said.add(line)
                 console.print(line)
-        time.sleep(0.5)
-    record = live.finish(run, 0.0)
+
+    record = live.finish(run, PATIENCE_S, look)
     console.print(status_lines(run, datetime.now(UTC))[0])
     return record
 

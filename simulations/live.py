@@ -173,19 +173,26 @@ class LiveFederation:
         (name,) = self.command("run", f"usecase={self.usecase}", *overrides)
         return find(self.home.runs, name)
 
-    def finish(self, run: Run, patience_s: float) -> RunRecord:
+    def finish(self, run: Run, patience_s: float, look: Callable[[], None] = lambda: None) -> RunRecord:
         """Wait until a run has ended, and everybody has the model.
+
+        Args:
+            run: What is waited for.
+            patience_s: How long.
+            look: Called meanwhile, and once at the end.
 
         Raises:
             RunError: It has not in time.
         """
         ends = time.monotonic() + patience_s
         while not run.ended:
+            look()
             if time.monotonic() > ends:
                 raise RunError(
                     f"run {run.name}: expected its end within {patience_s:g} s, it goes on; see its server.log"
                 )
             time.sleep(LOOK_EVERY_S)
+        look()
         record = run.record
         assert record is not None
         return record
