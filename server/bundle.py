@@ -21,15 +21,19 @@ publisher = "faelles"
 
 [tool.flwr.app.components]
 serverapp = "server.app:app"
-clientapp = "client.app:app"
+clientapp = "{clientapp}"
 
 [tool.flwr.app.config]
 {key} = ""
 """
 
 
-def build_bundle() -> bytes:
-    """Build it; the same version gives the same bytes."""
-    text = TEMPLATE.format(version=version("faelles"), key=RUN_CONFIG_KEY)
+def build_bundle(clientapp: str = "client.app:app") -> bytes:
+    """Build it; the same version gives the same bytes.
+
+    Args:
+        clientapp: What a stock node would execute; an agent of ours looks at no bundle.
+    """
+    text = TEMPLATE.format(version=version("faelles"), key=RUN_CONFIG_KEY, clientapp=clientapp)
     bundle: bytes = build_fab_from_files({FILE: text.encode()})[0]
     return bundle

@@ -7,10 +7,7 @@ each message.
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import Final
-
-from flwr.cli.build import build_fab_from_files
 
 from client.connection import Connection
 from client.home import Home
@@ -18,9 +15,8 @@ from client.supernode import PROGRAM
 from faelles.certificates import make_own_certificate
 from faelles.loopback import HOST, free_port
 from server import keeper
-from server.bundle import FILE, TEMPLATE
+from server.bundle import build_bundle
 from server.control import control_of
-from server.federation import RUN_CONFIG_KEY
 from server.orders import order
 from server.runs import Run, create
 from simulations.footprint import Life
@@ -66,15 +62,8 @@ def order_stock(live: LiveFederation, overrides: Sequence[str]) -> Run:
     folder.mkdir(exist_ok=True)
     run = create(folder, "faelles-server run", order([f"usecase={live.usecase}", *overrides], folder))
     with control_of(live.home) as control:
-        keeper.start(run, live.home, control, build_stock_bundle())
+        keeper.start(run, live.home, control, build_bundle(STOCK_APP))
     return run
-
-
-def build_stock_bundle() -> bytes:
-    """Build the bundle of a run as the coordinator does, but with an app that a stock node can execute by itself."""
-    text = TEMPLATE.format(version=version("faelles"), key=RUN_CONFIG_KEY).replace("client.app:app", STOCK_APP)
-    bundle: bytes = build_fab_from_files({FILE: text.encode()})[0]
-    return bundle
 
 
 def handled(live: LiveFederation, code: str, lives: Sequence[Life]) -> list[Handled]:

@@ -4,13 +4,14 @@ import io
 import zipfile
 from pathlib import Path
 
+from server.bundle import build_bundle
 from simulations.footprint import Life
 from simulations.live import LiveFederation
-from simulations.stock_node import FOLDER, LOG, Handled, build_stock_bundle, handled
+from simulations.stock_node import FOLDER, LOG, STOCK_APP, Handled, handled
 
 
 def test_the_bundle_names_an_app_and_holds_no_code() -> None:
-    with zipfile.ZipFile(io.BytesIO(build_stock_bundle())) as bundle:
+    with zipfile.ZipFile(io.BytesIO(build_bundle(STOCK_APP))) as bundle:
         assert bundle.namelist() == ["pyproject.toml", ".info/CONTENT"]
         text = bundle.read("pyproject.toml").decode()
     assert 'clientapp = "simulations.stock:app"' in text
