@@ -108,7 +108,7 @@ class _Agent:
             self._end_both()
 
     def _tend(self) -> None:
-        if self._runtime.lost() or self._forgotten():
+        if self._runtime.lost() or self._ear.stranded or self._forgotten():
             self._renew_node()
         for child, judge in ((self._node, self._judge_node), (self._worker, self._judge_worker)):
             ended = child.look()

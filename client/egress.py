@@ -15,10 +15,10 @@ from client.admission import EXACT
 from client.head import read as read_head
 from client.keys import Signer
 from faelles.card import UseCaseCard
-from faelles.metrics import histogram_columns
+from faelles.metrics import HISTOGRAM, histogram_columns
 from faelles.models import check_arrays, shared_shapes
 from faelles.privacy.accountant import Event
-from faelles.privacy.release import HISTOGRAM, Release
+from faelles.privacy.release import Release
 from faelles.records import (
     ANSWERED,
     DECLARED_SIZE,

@@ -30,6 +30,8 @@ CONNECTED: Final = ("SuperNode ID:", "Connection successful")
 MOST_SAID: Final = 100
 HANDED: Final = "Received successfully"  # a message waits for the worker from here on
 SENDING: Final = "Sending:"
+# The run ended while the message was fetched: its task stays, and the worker would wait for the rest of it for hours.
+STRANDED: Final = re.compile(r"Run ID [0-9]+ is not in `RUNNING` status\. Ignoring message ")
 TURNED_AWAY: Final = "[code: 2004]"  # because the coordinator would not have it
 
 
@@ -77,12 +79,12 @@ class Ear:
     def __init__(self) -> None:
         self._said: set[str] = set()
         self._unreached = self._turned_away = False
-        self.connected = False
+        self.connected = self.stranded = False
         self._handed_at: float | None = None
 
     def forget(self) -> None:
         """Begin with a new life of the node."""
-        self._unreached = self._turned_away = self.connected = False
+        self._unreached = self._turned_away = self.connected = self.stranded = False
         self._handed_at = None
 
     def waits_s(self) -> float:
@@ -103,6 +105,7 @@ class Ear:
             self._handed_at = time.monotonic()
         elif text.startswith(SENDING):
             self._handed_at = None
+        self.stranded |= STRANDED.match(text) is not None
         if text.startswith(CONNECTED):
             self.connected = True
             self._said.clear()

@@ -31,7 +31,7 @@ from flwr.supercore.inflatable.inflatable_protobuf_utils import (
     make_confirm_message_received_fn_protobuf,
     make_pull_object_fn_protobuf,
 )
-from flwr.supercore.inflatable.inflatable_utils import ObjectPullError, pull_and_inflate_object_from_tree
+from flwr.supercore.inflatable.inflatable_utils import pull_and_inflate_object_from_tree
 from flwr.supercore.interceptors import (
     RuntimeTokenHttpInterceptor,
     RuntimeVersionHttpInterceptor,
@@ -56,9 +56,14 @@ POLL_S, IDLE_POLL_S, IDLE_AFTER_S = 0.3, 1.0, 30.0
 READY_EVERY_S: Final = 5.0
 SAY_EVERY_S: Final = 60.0  # a node that is not let in comes and goes
 FIRST_LOOK_S, LAST_LOOK_S = 0.05, 1.0  # for the arrays of a message
+ARRAYS_S: Final = 600.0  # more than the slowest line needs; then the message is given up
 AWAY_S: Final = 0.5  # between attempts to reach a node that does not answer
 BEAT_S: Final = 10.0  # Flower gives a message up after 30 s without a sign of life, later after 60 s
 ACQUIRE: Final = "/flwr.proto.Runtime/AcquireTask"
+
+
+class _TaskOverError(Exception):
+    """The node does not wait for the answer any more."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -146,7 +151,10 @@ def _take(node: RuntimeHttpClient, over: threading.Event) -> tuple[Message, Cont
 
     Args:
         node: Flower's, spoken to with the task's token.
-        over: Set when the node has given the task up; without it Flower would wait for the message's arrays for hours.
+        over: Set when the node has given the task up.
+
+    Raises:
+        Exception: The message's arrays do not come, or something else is wrong with it.
     """
     found = node.PullTaskInput(PullTaskInputRequest())
     TaskIdentity.task_id, TaskIdentity.run_id = found.task_id, found.run.run_id
@@ -158,13 +166,14 @@ def _take(node: RuntimeHttpClient, over: threading.Event) -> tuple[Message, Cont
 
     def pull(number: str) -> bytes:
         if over.is_set():
-            raise ObjectPullError(number, "the task is over")
+            raise _TaskOverError
         return fetch(number)
 
     # The task is there before the node has fetched what belongs to it; Flower would look again after a second only.
     message = pull_and_inflate_object_from_tree(
         tree, pull, make_confirm_message_received_fn_protobuf(node.ConfirmMessageReceived, whose, context.run_id),
-        return_type=Message, initial_backoff=FIRST_LOOK_S, backoff_cap=LAST_LOOK_S,
+        return_type=Message, max_time=ARRAYS_S, max_tries_per_object=None,
+        initial_backoff=FIRST_LOOK_S, backoff_cap=LAST_LOOK_S,
     )  # fmt: skip
     message.metadata.__dict__["_message_id"] = tree.object_id  # what comes over the wire does not hold its own id
     return message, context
@@ -232,7 +241,7 @@ def _another_node(error: Exception) -> bool:
     """Say whether the node that asked is gone or gave the task up itself, so that it does not wait for the answer."""
     if isinstance(error, httpx.HTTPStatusError):
         return error.response.status_code == httpx.codes.UNAUTHORIZED
-    return isinstance(error, httpx.ConnectError)
+    return isinstance(error, httpx.ConnectError | _TaskOverError)
 
 
 if __name__ == "__main__":

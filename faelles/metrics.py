@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
 Numbers = NDArray[np.floating[Any]] | NDArray[np.integer[Any]]
+HISTOGRAM = "histogram"  # the name of a score histogram's array
 SMALLEST = 1e-7  # a float32 probability nearer to 0 or 1 is not told apart from it
 
 
@@ -66,7 +66,7 @@ def auc(score_N: Numbers, positive_N: NDArray[np.bool_], weight_N: Numbers) -> f
 
     Source: Mann and Whitney 1947, with weights.
     """
-    rank_N = rankdata(score_N, method="dense") - 1
+    _, rank_N = np.unique(score_N, return_inverse=True)
     positive_H = np.bincount(rank_N, weight_N * positive_N)
     negative_H = np.bincount(rank_N, weight_N * ~positive_N)
     return _area(positive_H, negative_H)

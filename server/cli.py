@@ -19,9 +19,9 @@ ENVIRONMENT = "FAELLES_SERVER_DIR"
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command; whatever a person can mend ends in one line and status 2."""
     prepare()
-    before = os.umask(0o077)  # nothing of a coordinator is for other users of the machine
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s", stream=sys.stderr)
     given = parser().parse_args(arguments)
+    before = os.umask(0o077)  # nothing of a coordinator is for other users of the machine
     try:
         from server.commands import COMMANDS
 

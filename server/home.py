@@ -271,4 +271,5 @@ def _write_pair(path: Path, pair: Pair) -> None:
 
 def _write(path: Path, data: bytes, mode: int) -> None:
     with open(path, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
+        os.fchmod(file.fileno(), mode)  # a certificate is for everybody, whatever the umask
         file.write(data)

@@ -12,10 +12,9 @@ from collections.abc import Callable, Iterable
 from flwr.serverapp import Grid
 
 from faelles.errors import FaellesError, RunError, WireError
-from faelles.metrics import histogram_metrics
+from faelles.metrics import HISTOGRAM, histogram_metrics
 from faelles.models import Arrays, initial_parameters
 from faelles.privacy.plan import DECLARED_SIZES, PrivacyPlan
-from faelles.privacy.release import HISTOGRAM
 from faelles.records import DECLARED_SIZE, MUNICIPALITY, PLAN, TERMS, Answer, Kind, model_sha256
 from server import checkpoint, heads
 from server.checkpoint import Checkpoint, write_model

@@ -6,10 +6,9 @@ import numpy as np
 
 from faelles.card import UseCaseCard
 from faelles.errors import WireError
-from faelles.metrics import histogram_columns
+from faelles.metrics import HISTOGRAM, histogram_columns
 from faelles.models import check_arrays, shared_shapes
 from faelles.privacy.plan import PrivacyPlan
-from faelles.privacy.release import HISTOGRAM
 from faelles.records import Answer, Request
 
 SLACK = 10.0  # how many times its declared size a municipality may hold before an honest update could be refused

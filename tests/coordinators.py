@@ -9,13 +9,20 @@ import time
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from unittest.mock import patch
 
 import httpx
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from cryptography.hazmat.primitives.serialization import load_ssh_public_key
 from flwr.app import Message, RecordDict
 from flwr.common.serde import run_from_proto
-from flwr.proto.control_pb2 import ListNodesRequest, RegisterNodeRequest, StartRunRequest, UnregisterNodeRequest
+from flwr.proto.control_pb2 import (
+    ListNodesRequest,
+    RegisterNodeRequest,
+    StartRunRequest,
+    StopRunRequest,
+    UnregisterNodeRequest,
+)
 from flwr.proto.fab_pb2 import Fab
 from flwr.proto.runtime_pb2 import AcquireTaskRequest, PullTaskInputRequest
 from flwr.supercore.constant import TaskType
@@ -128,6 +135,10 @@ class StockCoordinator:
         """Turn a node away."""
         self._control.UnregisterNode(UnregisterNodeRequest(node_id=node))
 
+    def stop_run(self, number: int) -> None:
+        """End a run."""
+        self._control.StopRun(StopRunRequest(run_id=number))
+
     def online(self, node: int) -> bool:
         """Say whether a node is connected."""
         nodes = self._control.ListNodes(ListNodesRequest()).nodes_info
@@ -144,6 +155,7 @@ class Aggregator:
     """Send messages as a ServerApp does, one by one."""
 
     def __init__(self, coordinator: StockCoordinator) -> None:
+        self._coordinator = coordinator
         certificate = coordinator.ca.read_bytes()
         proof = SuperExecAuthHttpInterceptor(
             master_secret=(coordinator.folder / "superexec.secret").read_bytes(),
@@ -165,6 +177,15 @@ class Aggregator:
             setattr(TaskIdentity, name, value)
         (number,) = self._grid.push_messages([Message(content, dst_node_id=node, message_type=kind)])
         return number
+
+    def announce(self, node: int, kind: str, content: RecordDict) -> None:
+        """Send a message, but nothing of what it holds."""
+        with patch("flwr.superlink.grid.http_grid.push_objects"):
+            self.send(node, kind, content)
+
+    def stop(self) -> None:
+        """Have the run end."""
+        self._coordinator.stop_run(self._identity["run_id"])
 
     def reply_to(self, number: str, within_s: float = 30) -> Message:
         """Wait for the reply to a message."""

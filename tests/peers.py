@@ -111,12 +111,12 @@ class Peer:
         head = f"POST {path} HTTP/1.1\r\nhost: {self.address}\r\n{more}{length}\r\n\r\n"
         chunk = b"\0" * CHUNK
         framed = chunk if stated else b"%x\r\n%s\r\n" % (CHUNK, chunk)
-        sent = 0
+        sent, patience_s = 0, 0.5 if stated else 0.0  # before the body, where its length alone can be refused
         with self.connected() as wire, contextlib.suppress(OSError):  # it may hang up as soon as it has answered
             wire.send(head.encode())
-            while sent < size and not wire.heard(0.5 if sent == 0 else 0):
+            while sent < size and not wire.heard(patience_s):
                 wire.send(framed)
-                sent += CHUNK
+                sent, patience_s = sent + CHUNK, 0.0
             if sent >= size and not stated:
                 wire.send(b"0\r\n\r\n")
             wire.heard(ANSWER_S)

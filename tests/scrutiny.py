@@ -12,10 +12,9 @@ from client import head, ledger
 from client.journal import BLOCKED, CLEARED, REFUSED, RESENT
 from client.ledger import HELD_OUT, TRAINING
 from client.store import Store
-from faelles.metrics import histogram_columns
+from faelles.metrics import HISTOGRAM, histogram_columns
 from faelles.models import shared_shapes
 from faelles.privacy.accountant import Curve
-from faelles.privacy.release import HISTOGRAM
 from faelles.records import (
     ANSWERED,
     ARRAYS,

@@ -12,6 +12,9 @@ import psutil
 from faelles.loopback import HOST, free_port
 from simulations.footprint import family
 
+ENDING_S = 10.0
+LOOK_EVERY_S = 0.4  # each look reads much of /proc
+
 
 @dataclass(kw_only=True)
 class Proxy:
@@ -19,6 +22,7 @@ class Proxy:
 
     port: int = field(default_factory=free_port)
     targets: set[str] = field(default_factory=set)
+    _carrying: list[threading.Thread] = field(default_factory=list)
 
     @property
     def url(self) -> str:
@@ -29,20 +33,32 @@ class Proxy:
     def serving(self) -> Iterator["Proxy"]:
         """Serve until the block ends."""
         with socket.create_server((HOST, self.port), backlog=64) as listener:
-            threading.Thread(target=self._accept, args=(listener,), daemon=True).start()
+            accepting = threading.Thread(target=self._accept, args=(listener,), daemon=True)
+            accepting.start()
             yield self
+            listener.shutdown(socket.SHUT_RDWR)
+            accepting.join()
+        # Whoever spoke through it has ended by now; a thread that went on would slow every later test.
+        for one in self._carrying:
+            one.join(ENDING_S)
+        assert not [one for one in self._carrying if one.is_alive()]
 
     def _accept(self, listener: socket.socket) -> None:
         with contextlib.suppress(OSError):
             while True:
                 one, _ = listener.accept()
-                threading.Thread(target=self._carry, args=(one,), daemon=True).start()
+                carrying = threading.Thread(target=self._carry, args=(one,), daemon=True)
+                self._carrying.append(carrying)
+                carrying.start()
 
     def _carry(self, one: socket.socket) -> None:
         with one, contextlib.suppress(OSError, ValueError):
             request = b""
             while b"\r\n\r\n" not in request:
-                request += one.recv(4096)
+                more = one.recv(4096)
+                if not more:
+                    return
+                request += more
             method, target, _ = request.split(b"\r\n")[0].decode().split(" ")
             self.targets.add(target if method == "CONNECT" else f"{method} {target}")
             host, _, port = target.rpartition(":")
@@ -79,7 +95,7 @@ class Sockets:
             thread.join()
 
     def _watch(self) -> None:
-        while not self._over.wait(0.1):
+        while not self._over.wait(LOOK_EVERY_S):
             for process in descendants(self.pids):
                 with contextlib.suppress(psutil.Error):
                     for one in process.net_connections(kind="inet"):

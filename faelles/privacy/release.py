@@ -12,14 +12,12 @@ from numpy.typing import NDArray
 
 from faelles.card import UseCaseCard
 from faelles.features import Citizens
-from faelles.metrics import histogram_columns, histogram_position
+from faelles.metrics import HISTOGRAM, histogram_columns, histogram_position
 from faelles.models import MAX_MAGNITUDE, Arrays, Network, independent_probabilities, load_parameters
 from faelles.privacy.accountant import Event
 from faelles.privacy.dpsgd import LocalTerms, train_locally
 from faelles.privacy.mechanisms import Randomness
 from faelles.privacy.plan import PrivacyPlan
-
-HISTOGRAM = "histogram"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from flwr.app import RecordDict
+from flwr.app import ConfigRecord, RecordDict
 from flwr.common.constant import ErrorCode
 
 from client.agent import Refusals
@@ -171,6 +171,26 @@ def test_what_is_killed_comes_back_and_nothing_outlives_the_agent(
 
         agent.process.kill()
         wait_until(lambda: agent.left() == [], 5, "children gone")
+
+
+def test_a_run_that_ends_while_its_message_is_fetched_does_not_take_the_agent_along(
+    coordinator: StockCoordinator, town: Municipality
+) -> None:
+    node = coordinator.register(town.folder / "login.key")
+    command: list[str | Path] = [sys.executable, ROOT / "tests" / "linger.py", "up", town.folder]
+    with started(command, town.folder) as agent:
+        wait_until(agent.well, 90, "healthy")
+        aggregator = coordinator.begin()
+        aggregator.announce(node, Kind.READY, RecordDict({"config": ConfigRecord({"a": 1})}))
+        wait_until((town.folder / "run" / "task").exists, 10, "task in hand")  # while the node waits for the rest
+        aggregator.stop()
+        aggregator.close()
+        # Flower's node keeps the task of a message that it ignores, and the worker would wait with it for hours.
+        wait_until(lambda: len(agent.pids("node")) == 2, 20, "another node")
+        wait_until(lambda: coordinator.online(node), 20, "node online again")
+        aggregator = coordinator.begin()
+        assert not aggregator.reply_to(aggregator.send(node, Kind.READY, RecordDict()), 30).has_error()
+        aggregator.close()
 
 
 @pytest.mark.parametrize("language", ["da", "en"])

@@ -106,3 +106,13 @@ def test_it_is_connected_once_it_has_its_id_and_until_it_ends(ear: Ear, caplog: 
     assert caplog.messages == ["event=connected"]
     ear.forget()
     assert not ear.connected
+
+
+def test_a_message_that_a_run_left_behind_is_noticed_and_no_other_line_is_taken_for_it(ear: Ear) -> None:
+    ear.hear("INFO : Run ID 7 is not in `RUNNING` status. Ignoring reply message abc.")
+    ear.hear("INFO : Run transitioned to a non-`RUNNING` status while receiving a message. Ignoring the message.")
+    assert not ear.stranded
+    ear.hear("\x1b[92mINFO \x1b[0m:      Run ID 7 is not in `RUNNING` status. Ignoring message abc.")
+    assert ear.stranded
+    ear.forget()
+    assert not ear.stranded

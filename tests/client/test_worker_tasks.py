@@ -136,6 +136,22 @@ def test_an_answer_for_a_node_that_is_gone_is_no_loss(runtime: Runtime, node: Ru
     assert not runtime.lost()
 
 
+@pytest.mark.parametrize("given_up", [True, False], ids=["the node gave it up", "nobody says a word"])
+def test_a_message_whose_arrays_never_come_is_let_go(
+    given_up: bool, runtime: Runtime, node: RuntimeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = node.factory.objectstore_factory.store()
+    monkeypatch.setattr(store, "put", lambda number, data: None)
+    node.give(content())
+    if given_up:
+        monkeypatch.setattr(worker, "BEAT_S", 0.02)
+        monkeypatch.setattr(node.state, "acknowledge_task_heartbeat", lambda task: False)
+    else:
+        monkeypatch.setattr(worker, "ARRAYS_S", 0.2)
+    answer(App(end), runtime, node.acquire(runtime))
+    assert (runtime.holding(), runtime.lost()) == (False, not given_up)
+
+
 def test_a_full_disk_does_not_keep_the_answer_back(
     runtime: Runtime, node: RuntimeNode, caplog: pytest.LogCaptureFixture
 ) -> None:

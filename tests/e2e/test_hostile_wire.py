@@ -64,7 +64,7 @@ HURRY = """
 import time
 import flwr.supercore.constant
 _sleep = time.sleep
-time.sleep = lambda seconds: _sleep(min(seconds, 0.05))
+time.sleep = lambda seconds: _sleep(min(seconds, 0.1))
 flwr.supercore.constant.PULL_INITIAL_BACKOFF = 0.02
 """
 

@@ -1,4 +1,5 @@
 import errno
+import os
 import socket
 import threading
 from pathlib import Path
@@ -56,7 +57,11 @@ def test_every_command_helps(capsys: pytest.CaptureFixture[str]) -> None:
     "words", [[], ["dance"], ["init"], ["run"], ["enrol"], ["watch"], ["init", "--address", "x", "--health-port", "y"]]
 )
 def test_what_cannot_be_read_gets_one_line(capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
-    Said(capsys, *words).is_one_line("--help")
+    before = os.umask(0o022)
+    try:
+        Said(capsys, *words).is_one_line("--help")
+    finally:
+        assert os.umask(before) == 0o022
 
 
 @pytest.mark.parametrize(

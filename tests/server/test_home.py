@@ -1,5 +1,6 @@
 """A coordinator's folder is laid out once and safely, and nothing starts where it is not safe."""
 
+import os
 import stat
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -54,7 +55,13 @@ def test_a_new_coordinator_can_start(made: Home) -> None:
     assert again.heads == made.folder / heads.FILE
 
 
-def test_only_the_owner_can_read_anything_but_certificates(made: Home) -> None:
+@pytest.mark.parametrize("umask", [0o022, 0o077])
+def test_only_the_owner_can_read_anything_but_certificates(tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        made = create(tmp_path / "srv", WISH)
+    finally:
+        os.umask(before)
     found = {str(path.relative_to(made.folder)): stat.S_IMODE(path.stat().st_mode) for path in made.folder.rglob("*")}
     certificates = ("tls/ca.pem", "tls/server.pem", "loopback.pem")
     private = ("tls/ca.key", "tls/server.key", *SECRETS, "coordinator.yaml")

@@ -12,13 +12,13 @@ from scipy import stats
 
 from faelles.card import UseCaseCard, parse_card
 from faelles.features import Citizens, input_width
-from faelles.metrics import exact_metrics, histogram_metrics
+from faelles.metrics import HISTOGRAM, exact_metrics, histogram_metrics
 from faelles.models import MAX_MAGNITUDE, Arrays, build_model, load_parameters, parameter_shapes, probabilities
 from faelles.privacy.accountant import Event
 from faelles.privacy.dpsgd import LocalTerms, train_locally
 from faelles.privacy.mechanisms import Randomness, SecureRandomness
 from faelles.privacy.plan import PrivacyPlan
-from faelles.privacy.release import HISTOGRAM, TrainingRelease, release_histogram, release_update, score_histogram
+from faelles.privacy.release import TrainingRelease, release_histogram, release_update, score_histogram
 
 ALPHA = 1e-6  # of each test on production randomness, which cannot be seeded
 ROWS = 3
