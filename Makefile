@@ -4,7 +4,7 @@ VENV    := .venv
 BIN     := $(VENV)/bin
 PIP     := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 RESULTS ?= outputs/demo
-WORKERS ?= 2
+WORKERS ?= 3
 SOURCES := faelles catalogue strategies server client simulations configs tests
 
 # One thread for each process: municipalities run side by side, and digests do not depend on the machine's core count.

@@ -28,7 +28,6 @@ from faelles.errors import ConfigError, EnrolmentError
 from faelles.identifiers import CVR
 
 COORDINATOR, CA, LOGIN, REQUEST = "coordinator.yaml", "coordinator-ca.pem", "login.key", "request.json"
-HTTPS: Final = 443
 LARGEST_PORT: Final = 65535
 LARGEST_CA: Final = 1024 * 1024  # bytes; a system's whole trust store is a quarter of that
 LABEL = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
@@ -44,10 +43,10 @@ class Address(str):
     __slots__ = ()
 
     def __new__(cls, text: str) -> Self:
-        """Read an address as it was typed; the port of HTTPS where none was."""
-        found = re.fullmatch(r"(?P<host>\[[^\]]*\]|[^:\[\]/@]+)(:(?P<port>[0-9]{1,5}))?", text.strip())
+        """Read an address as it was typed; no port is taken for granted, for coordinators listen on different ones."""
+        found = re.fullmatch(r"(?P<host>\[[^\]]*\]|[^:\[\]/@]+):(?P<port>[0-9]{1,5})", text.strip())
         host = _host(found["host"]) if found else None
-        port = int(found["port"] or HTTPS) if found else 0
+        port = int(found["port"]) if found else 0
         if host is None or not 0 < port <= LARGEST_PORT:
             raise ConfigError(
                 "coordinator: expected HOST:PORT without https://, such as federation.example.dk:8443 or [::1]:8443, "

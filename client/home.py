@@ -249,18 +249,31 @@ def _write(path: Path, text: str) -> None:
 def _fields(path: Path) -> Any:
     try:
         return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         raise ConfigError(
             f"{path}: expected an agent's settings, found none; name its folder with --dir or {ENVIRONMENT}, or make "
             "one with `faelles-agent init`",
             da=f"{path}: her skulle agentens indstillinger ligge; angiv mappen med --dir eller {ENVIRONMENT}, eller "
             "opret en med `faelles-agent init`",
         ) from None
+    except OSError as error:
+        raise _unreadable(path, error) from None
     except (yaml.YAMLError, ValueError, AttributeError, LookupError, ArithmeticError, RecursionError):
         raise ConfigError(
             f"{path}: expected YAML in UTF-8, it cannot be read as that; check indentation and quotes",
             da=f"{path}: skal være YAML i UTF-8, men kan ikke læses; se efter indrykning og anførselstegn",
         ) from None
+
+
+def _unreadable(path: Path, error: OSError) -> ConfigError:
+    """Word why settings that are there cannot be read; a new agent is no way out, for it would lose the account."""
+    do = ("ret det, og prøv igen", "mend it and try again")
+    if isinstance(error, PermissionError):
+        do = ("skriv kommandoen som agentens bruger", "type the command as the agent's user")
+    return ConfigError(
+        f"{path}: expected an agent's settings that can be read, {reason(error, 'en')}; {do[1]}",
+        da=f"{path}: agentens indstillinger kan ikke læses ({reason(error, 'da')}); {do[0]}",
+    )
 
 
 def _parse(fields: Any, path: Path) -> AgentSettings:

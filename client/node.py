@@ -30,7 +30,8 @@ from faelles.privacy.accountant import Event, epsilon, rdp_curve
 from faelles.privacy.dpsgd import LocalTerms
 from faelles.privacy.mechanisms import Mechanisms
 from faelles.privacy.plan import PrivacyPlan
-from faelles.privacy.release import Release, release_histogram, release_update
+from faelles.privacy.release import Release, release_histogram
+from faelles.privacy.update import release_update
 from faelles.records import (
     LARGEST_PULL,
     LEDGER_HEAD,

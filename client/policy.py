@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, time
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -141,6 +141,16 @@ class _HoursPart(_Part):
     end: Hour
 
 
+def _cards(value: object) -> object:
+    """Let a list of texts or the word all pass; pydantic would tell each other value as two mistakes of its types."""
+    if value == "all" or (isinstance(value, (list, tuple)) and all(isinstance(one, str) for one in value)):
+        return value
+    raise PolicyError(
+        "should be a list such as [elder-admission], or the word all",
+        da="skal være en liste som [elder-admission] eller ordet all",
+    )
+
+
 class _LimitsPart(_Part):
     threads: Annotated[int, Field(ge=1, le=1024)]
     memory_mb: Annotated[int, Field(ge=512)] | None
@@ -151,7 +161,7 @@ class PolicyFile(_Part):
 
     version: Literal[1]
     budget: _BudgetsPart
-    cards: tuple[str, ...] | Literal["all"]
+    cards: Annotated[tuple[str, ...] | Literal["all"], BeforeValidator(_cards)]
     two_people: _PeoplePart
     people: Mapping[Annotated[str, Field(pattern=r"^[\w. -]{1,64}$")], str]
     releases: _ReleasesPart
@@ -201,16 +211,7 @@ def load_policy(path: Path) -> Policy:
     Raises:
         PolicyError: It is missing, empty, or holds a mistake; until it is mended everything is refused.
     """
-    try:
-        fields = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError, ValueError, AttributeError, LookupError, ArithmeticError, RecursionError):
-        # Beside its own errors PyYAML lets through what Python says of a date, a number or a nesting that cannot be.
-        fields = None
-    if not isinstance(fields, Mapping):
-        raise PolicyError(
-            f"{path}: expected a policy in YAML, found none that can be read; until it is mended everything is refused",
-            da=f"{path}: skulle være en politik i YAML, men kan ikke læses; indtil den er rettet, afvises alt",
-        )
+    fields = _fields(path)
     try:
         return PolicyFile.model_validate(fields).policy()
     except ValidationError as error:
@@ -220,6 +221,29 @@ def load_policy(path: Path) -> Policy:
             f"{path}: {error.error_count()} mistake(s): {mistakes}; until it is mended everything is refused",
             da=f"{path}: {error.error_count()} fejl: {danish}; indtil den er rettet, afvises alt",
         ) from None
+
+
+def _fields(path: Path) -> Mapping[str, Any]:
+    fields = line = None
+    try:
+        fields = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError, ValueError, AttributeError, LookupError, ArithmeticError, RecursionError) as error:
+        # Beside its own errors PyYAML lets through what Python says of a date, a number or a nesting that cannot be.
+        mark = getattr(error, "problem_mark", None)
+        line = mark.line + 1 if mark else None  # of its text nothing is told: it quotes what stands there
+    if isinstance(fields, Mapping):
+        return fields
+    if line:
+        raise PolicyError(
+            f"{path}: expected a policy in YAML, line {line} cannot be read as that; check indentation and quotes "
+            "there and just above; until it is mended everything is refused",
+            da=f"{path}: skulle være en politik i YAML, men linje {line} kan ikke læses; se efter indrykning og "
+            "anførselstegn dér og lige over; indtil den er rettet, afvises alt",
+        )
+    raise PolicyError(
+        f"{path}: expected a policy in YAML, found none that can be read; until it is mended everything is refused",
+        da=f"{path}: skulle være en politik i YAML, men kan ikke læses; indtil den er rettet, afvises alt",
+    )
 
 
 def policy_or_nothing(path: Path) -> Policy:

@@ -1,6 +1,7 @@
 """Declare what the configuration of a simulation and of a live run may hold; a null takes the card's value."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from hydra.core.config_store import ConfigStore
 
@@ -90,6 +91,11 @@ class RunConfig:
     deadline: str = "10m"
     wait: str = "1h"
     deliver: str = "24h"
+
+
+def strategies() -> tuple[str, ...]:
+    """List the names that `strategy=NAME` takes, without importing what they stand for."""
+    return tuple(sorted(path.stem for path in (Path(__file__).parent / "strategy").glob("*.yaml")))
 
 
 def register() -> None:

@@ -285,4 +285,6 @@ def _describe(detail: Any, values: bool) -> str:
     # Python refuses to write out an integer of thousands of digits.
     short = isinstance(came, (str, float, type(None))) or (isinstance(came, int) and came.bit_length() < 200)
     shown = f" (came: {came!r:.60})" if values and short else ""
-    return f"{path}: {message[0].lower()}{message[1:]}{shown}"
+    word = message.split(" ")[0]
+    whole = len(word) > 1 and word.isupper()  # an abbreviation such as CVR
+    return f"{path}: {message if whole else message[0].lower() + message[1:]}{shown}"

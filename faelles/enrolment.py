@@ -203,9 +203,23 @@ def parse_request_file(path: Path) -> EnrolmentRequest:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         with os.fdopen(descriptor, "rb") as file:
             text = file.read(LARGEST_REQUEST + 1) or b""
-    except OSError:
-        raise _refused(str(path), "a request that can be read", "found none", "kan ikke læses") from None
+    except OSError as error:
+        raise _unread(path, error) from None
     return parse_request(text, str(path))
+
+
+def _unread(path: Path, error: OSError) -> EnrolmentError:
+    """Word why a file cannot be read; what the municipality sent may be as it should."""
+    if isinstance(error, FileNotFoundError):
+        why, da = "there is no such file", "findes ikke"
+    elif isinstance(error, IsADirectoryError):
+        why, da = "it is a folder", "er en mappe"
+    else:
+        why, da = (error.strerror or "it cannot be read").lower(), "kan ikke læses"
+    return EnrolmentError(
+        f"{path}: expected the file of a request, {why}; check the path and who may read it",
+        da=f"{path}: {da}; se efter stien, eller lav en ny med `faelles-agent enrol`",
+    )
 
 
 def _mistakes(error: ValidationError) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from configs.schema import strategies
 from faelles.errors import FaellesError
 from faelles.loopback import prepare
 
@@ -69,7 +70,8 @@ def parser() -> argparse.ArgumentParser:
 
 OVERRIDES = (
     "usecase=NAME|FOLDER, and any of strategy=NAME rounds=N privacy.epsilon=E evaluate=false quorum=0.8 deadline=10m "
-    "wait=1h deliver=24h weighting=equal seed=N; terms may only tighten the card's"
+    "wait=1h deliver=24h weighting=equal seed=N; terms may only tighten the card's; strategies are "
+    + ", ".join(strategies())
 )
 TEXTS = {
     "init": "lay out a coordinator: folders, keys, certificates",

@@ -7,13 +7,17 @@ from argparse import Namespace
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import UTC, datetime
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from faelles.errors import ConfigError, CoordinatorError, EnrolmentError
 from faelles.health import probe
 from faelles.municipalities import by_code
 from server.home import Home, Wish, create
+from server.lock import hold
 from server.views import node_lines, run_line, status_lines
+
+if TYPE_CHECKING:
+    from server.runs import Run
 
 PATIENCE_S = 15.0
 LOOK_EVERY_S = 0.5
@@ -30,7 +34,7 @@ def init(given: Namespace) -> Iterator[str]:
     yield f"it will listen on {home.settings.listen}"
     if home.authority.exists():
         yield f"its certificate is signed by an authority of its own, for trials: give municipalities {home.authority}"
-    yield f"start it with: faelles-server up --dir {shlex.quote(str(given.dir))}"
+    yield f"start it with: {_up(given)}"
 
 
 def up(given: Namespace) -> Iterator[str]:
@@ -120,7 +124,10 @@ def status(given: Namespace) -> Iterator[str]:
         _running(given)
         yield "the coordinator is serving"
         return
-    yield from status_lines(find(home.runs, given.run), datetime.now(UTC))
+    found = find(home.runs, given.run)
+    yield from status_lines(found, datetime.now(UTC))
+    if found.record is None and not _served(home):
+        yield f"  the coordinator does not answer; start it with `{_up(given)}`"
 
 
 def watch(given: Namespace) -> Iterator[str]:
@@ -130,12 +137,12 @@ def watch(given: Namespace) -> Iterator[str]:
     found = find(Home.open(given.dir).runs, given.run)
     said: list[str] = []
     while True:
+        ended = found.ended  # read before the lines, so that the last ones are those of the end
         lines = status_lines(found, datetime.now(UTC))
         # A countdown changes every second; it is said again every ten.
         yield from (line for line in lines if _steady(line) not in said)
         said = [_steady(line) for line in lines]
-        record = found.record
-        if record is not None and record.status != "running":
+        if ended:
             return
         time.sleep(LOOK_EVERY_S)
 
@@ -150,7 +157,7 @@ def stop(given: Namespace) -> Iterator[str]:
     found.stop()
     if not _within(PATIENCE_S, lambda: found.ended):
         raise CoordinatorError(f"run {found.name}: asked to stop, it has not yet; see the coordinator's log")
-    yield f"{found.name} is stopped; `faelles-server resume {found.name}` takes it up again"
+    yield _stopped(found)
 
 
 def resume(given: Namespace) -> Iterator[str]:
@@ -162,7 +169,10 @@ def resume(given: Namespace) -> Iterator[str]:
     if record is not None and record.status == "completed" and not record.undelivered:
         raise ConfigError(f"run {found.name}: expected one that did not complete, it did; start a new run")
     found.resume()
-    yield f"{found.name} is taken up at its last finished round"
+    if record is not None and record.status == "completed":
+        yield f"{found.name} is complete; its model is delivered to the {len(record.undelivered)} it has not reached"
+    else:
+        yield f"{found.name} is taken up at its last finished round"
 
 
 def report(given: Namespace) -> Iterator[str]:
@@ -170,10 +180,12 @@ def report(given: Namespace) -> Iterator[str]:
     from server.outcome import write_outcome
     from server.runs import find
 
-    found = find(Home.open(given.dir).runs, given.run)
+    home = Home.open(given.dir)
+    found = find(home.runs, given.run)
     record = found.record
     if record is None:
-        raise ConfigError(f"run {found.name}: expected a run that has begun, it has not; wait a moment")
+        advice = "wait a moment" if _served(home) else f"the coordinator does not answer, start it with `{_up(given)}`"
+        raise ConfigError(f"run {found.name}: expected a run that has begun, it has not; {advice}")
     order = found.order
     write_outcome(found.folder, order.federation, record, order.command)
     yield str(found.folder / "report.html")
@@ -188,11 +200,35 @@ def _running(given: Namespace) -> Home:
     """Open the folder of a coordinator that is running."""
     home = Home.open(given.dir)
     if not probe(home.settings.health_port):
-        folder: Path = given.dir
-        raise CoordinatorError(
-            f"coordinator: expected it to run, it does not; start it with `faelles-server up --dir {folder}`"
-        )
+        raise CoordinatorError(f"coordinator: expected it to run, it does not; start it with `{_up(given)}`")
     return home
+
+
+def _up(given: Namespace) -> str:
+    """Write what starts the coordinator of the folder that was given."""
+    return f"faelles-server up --dir {shlex.quote(str(given.dir))}"
+
+
+def _served(home: Home) -> bool:
+    """Say whether a coordinator serves a folder; its lock answers at once, where its port may take seconds."""
+    if not (home.folder / "lock").exists():  # making it here could make it another user's
+        return False
+    try:
+        with hold(home.folder):
+            return False
+    except ConfigError:  # also where the lock is not ours to try: then nobody here can tell
+        return True
+
+
+def _stopped(run: "Run") -> str:
+    """Say what was stopped: a run, or only the way home of a model that is complete."""
+    record, resume = run.record, f"`faelles-server resume {run.name}`"
+    if record is None or record.status != "completed":
+        return f"{run.name} is stopped; {resume} takes it up again"
+    reached = f"the model has reached {len(record.delivered)} of {len(record.declared_sizes)}"
+    if not record.undelivered:
+        return f"{run.name} is complete, and so was its delivery: {reached}"
+    return f"{run.name} is complete and its delivery was stopped: {reached}; {resume} delivers again"
 
 
 def _agreed(question: str) -> bool:

@@ -20,10 +20,10 @@ from faelles.loopback import HOST
 from server.control import Control
 from server.doors import LOOPBACK, PUBLIC, Door
 from server.executor import Executor
-from server.home import Home, split_address
+from server.home import Home, join_address, split_address
 from server.keeper import Keeper
 from server.lock import hold
-from server.superlink import build_superlink
+from server.superlink import build_superlink, known_to
 
 log = logging.getLogger(__name__)
 MOMENT_S = 1.0  # each look costs some milliseconds of a core
@@ -55,7 +55,7 @@ def up(home: Home) -> None:
         app = build_superlink(home)
         token = home.secret("control.token")
         listeners = [
-            _listener(Door(app=app, name="public", routes=PUBLIC), home.certificate, home.key),
+            _listener(Door(app=app, name="public", routes=PUBLIC, known=known_to(app)), home.certificate, home.key),
             _listener(
                 Door(app=app, name="loopback", routes=LOOPBACK, token=token),
                 home.loopback_certificate, home.folder / "loopback.key",
@@ -135,7 +135,8 @@ def _bind(host: str, port: int) -> socket.socket:
         one.close()
         why = (error.strerror or "cannot be used").lower()
         raise ConfigError(
-            f"{host}:{port}: expected an address that is free here, {why}; end what uses it, or change coordinator.yaml"
+            f"{join_address(host, port)}: expected an address that is free here, {why}; end what uses it, "
+            "or change coordinator.yaml"
         ) from None
     return one
 

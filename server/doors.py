@@ -2,20 +2,28 @@
 
 Flower 1.41 serves everything on one port and asks nobody who calls Control. Here municipalities reach only the Fleet
 API and health; Control and Runtime are on loopback, and Control wants the token. What is refused is refused before
-anything of it is parsed.
+anything of it is parsed, and who shows no enrolled key may say little.
 """
 
 import asyncio
+import base64
 import hmac
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
+from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 log = logging.getLogger(__name__)
 MEBIBYTE = 1024 * 1024
 LARGEST_BODY_BYTES = 8 * MEBIBYTE  # Flower splits what is larger than 5 MB
+# What Flower makes of a body can take twenty times its size, before it asks whose it is.
+STRANGERS_BODY_BYTES, NODES_BODY_BYTES = 16 * 1024, 256 * 1024
+ROOM_BYTES = 128 * MEBIBYTE  # for all bodies at once
+FLEET_PATH = "/v1/fleet/"
+LARGER = {"push-object": LARGEST_BODY_BYTES, "push-messages": MEBIBYTE}
+PUBLIC_KEY = FLEET_HTTP_PUBLIC_KEY_HEADER.lower().encode()
 SLOWEST_BODY_S = 60.0
 CONTROL = "/v1/control/"
 FLEET = (
@@ -28,7 +36,7 @@ RUNTIME = (
     "confirm-message-received", "push-messages", "pull-messages", "get-nodes",
 )  # fmt: skip
 HEALTH: Mapping[str, tuple[str, ...]] = {"/health": ("GET", "HEAD")}
-PUBLIC = {**HEALTH, **{f"/v1/fleet/{name}": ("POST",) for name in FLEET}}
+PUBLIC = {**HEALTH, **{f"{FLEET_PATH}{name}": ("POST",) for name in FLEET}}
 LOOPBACK = {
     **HEALTH,
     **{f"{CONTROL}{name}": ("POST",) for name in STEERING},
@@ -44,6 +52,28 @@ class Refused(Exception):  # noqa: N818  # it is an answer, not an error
         self.status, self.why = status, why
 
 
+class Room:
+    """Count the bytes of bodies that are held.
+
+    Args:
+        size: How many at most.
+    """
+
+    def __init__(self, size: int = ROOM_BYTES) -> None:
+        self._free = size
+
+    def take(self, size: int) -> bool:
+        """Hold so many more; whether there is room for them."""
+        if size > self._free:
+            return False
+        self._free -= size
+        return True
+
+    def give(self, size: int) -> None:
+        """Let so many go."""
+        self._free += size
+
+
 @dataclass(frozen=True, kw_only=True)
 class Door:
     """Let in what is on the list, and hand it on whole.
@@ -53,6 +83,8 @@ class Door:
         name: For the log.
         routes: The methods of each path that is open.
         token: What Control wants; None where Control is closed.
+        known: Says whether a node of the Fleet API is enrolled, by the public key that it shows; others may say little.
+        room: For the bodies of all who come at once.
         largest_body_bytes: More is refused unread.
         slowest_body_s: Seconds that a body may take to arrive.
     """
@@ -61,6 +93,8 @@ class Door:
     name: str
     routes: Mapping[str, tuple[str, ...]]
     token: bytes | None = None
+    known: Callable[[bytes], bool] = lambda key: False
+    room: Room = field(default_factory=Room)
     largest_body_bytes: int = LARGEST_BODY_BYTES
     slowest_body_s: float = SLOWEST_BODY_S
 
@@ -68,15 +102,26 @@ class Door:
         """Answer one request."""
         if scope["type"] != "http":  # Flower serves no websockets, and its lifespan starts nothing that we use
             return
+        body = bytearray()
+        try:
+            refused = await self._let_in(scope, receive, body)
+            if refused is None:
+                await self.app(scope, _replay(bytes(body), receive), self._noting(scope, send))
+            else:
+                await self._refuse(scope, send, refused)
+        finally:
+            self.room.give(len(body))
+
+    async def _let_in(self, scope: Scope, receive: Receive, body: bytearray) -> Refused | None:
+        """Read a body; None where the request may be handed on."""
         try:
             self._check(scope)
-            body = await asyncio.wait_for(self._body(scope, receive), self.slowest_body_s)
+            await asyncio.wait_for(self._read(scope, receive, body), self.slowest_body_s)
         except TimeoutError:
-            await self._refuse(scope, send, Refused(408, "slow"))
+            return Refused(408, "slow")
         except Refused as refused:
-            await self._refuse(scope, send, refused)
-        else:
-            await self.app(scope, _replay(body, receive), self._noting(scope, send))
+            return refused
+        return None
 
     def _check(self, scope: Scope) -> None:
         path = scope["path"]
@@ -90,21 +135,32 @@ class Door:
             if not self.token or not hmac.compare_digest(given, self.token):
                 raise Refused(401, "token")
 
-    async def _body(self, scope: Scope, receive: Receive) -> bytes:
-        stated = _header(scope, b"content-length")
+    async def _read(self, scope: Scope, receive: Receive, body: bytearray) -> None:
+        stated, most = _header(scope, b"content-length"), self._most(scope)
         # 20 digits: a longer number is too large in any case, and Python reads none of thousands.
-        if stated and (not stated.isdigit() or len(stated) > 20 or int(stated) > self.largest_body_bytes):
+        if stated and (not stated.isdigit() or len(stated) > 20 or int(stated) > most):
             raise Refused(413, "large")
-        body = bytearray()
         while True:
             message = await receive()
             if message["type"] != "http.request":
                 raise Refused(400, "gone")
-            body += message.get("body", b"")
-            if len(body) > self.largest_body_bytes:
+            more = message.get("body", b"")
+            if len(body) + len(more) > most:
                 raise Refused(413, "large")
+            if not self.room.take(len(more)):
+                raise Refused(503, "full")
+            body += more
             if not message.get("more_body"):
-                return bytes(body)
+                return
+
+    def _most(self, scope: Scope) -> int:
+        """Say how large a body may be: Flower reads it before it knows whose it is, so that is looked at here."""
+        path = scope["path"]
+        if not path.startswith(FLEET_PATH):
+            return self.largest_body_bytes
+        if not self.known(_decoded(_header(scope, PUBLIC_KEY))):
+            return min(STRANGERS_BODY_BYTES, self.largest_body_bytes)
+        return min(LARGER.get(path.removeprefix(FLEET_PATH), NODES_BODY_BYTES), self.largest_body_bytes)
 
     def _noting(self, scope: Scope, send: Send) -> Send:
         """Note it where Flower refuses what was let in, such as a node that it does not know.
@@ -143,6 +199,13 @@ def _replay(body: bytes, receive: Receive) -> Receive:
         return waiting.pop() if waiting else await receive()
 
     return give
+
+
+def _decoded(text: bytes) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except ValueError:
+        return b""
 
 
 def _header(scope: Scope, name: bytes) -> bytes:

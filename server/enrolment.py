@@ -67,11 +67,17 @@ def revoke(municipality: str, register: Register, control: Control) -> Enrolment
     """Turn a municipality's node away at once; what it sends from now on is refused.
 
     Raises:
-        EnrolmentError: It is not enrolled.
+        EnrolmentError: It is not enrolled, or is revoked already.
         CoordinatorError: The coordinator does not answer.
     """
     found = register.current().get(municipality)
     if found is None:
+        earlier = [one.revoked_at for one in register.history() if one.municipality == municipality and one.revoked_at]
+        if earlier:
+            raise EnrolmentError(
+                f"municipality {municipality}: expected one that is enrolled, it is revoked already, since "
+                f"{earlier[-1]:%Y-%m-%d}; nothing to do"
+            )
         known = ", ".join(sorted(register.current())) or "none"
         raise EnrolmentError(
             f"municipality {municipality}: expected one that is enrolled ({known}); see `faelles-server nodes`"

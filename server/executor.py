@@ -49,6 +49,7 @@ class Executor:
         self._home = home
         self._trust = home.loopback_certificate.read_bytes()
         self._tasks: list[_Task] = []
+        self._stopped: set[int] = set()  # Flower runs whose process was asked to end
         self._beaten = time.monotonic()
         secret = SuperExecAuthHttpInterceptor(
             master_secret=home.secret("superexec.secret"), protected_methods={ACQUIRE}
@@ -74,6 +75,7 @@ class Executor:
         """End the process of a Flower run; whether there is one here."""
         found = [task for task in self._tasks if task.run == run]
         for task in found:
+            self._stopped.add(run)
             task.process.terminate()
         return bool(found)
 
@@ -87,6 +89,7 @@ class Executor:
             except subprocess.TimeoutExpired:
                 task.process.kill()
                 task.process.wait()
+            log.info("event=stopped run=%d status=%d", task.run, task.process.returncode)
             task.client.close()
         self._client.close()
 
@@ -110,9 +113,14 @@ class Executor:
     def _reap(self) -> None:
         for task in [one for one in self._tasks if one.process.poll() is not None]:
             self._tasks.remove(task)
-            if task.process.returncode != 0:
-                log.warning("event=died run=%d status=%d", task.run, task.process.returncode)
+            status = task.process.returncode
+            if task.run in self._stopped:
+                log.info("event=stopped run=%d status=%d", task.run, status)
+            elif status != 0:
+                log.warning("event=died run=%d status=%d", task.run, status)
+            if status != 0:
                 self._fail(task)
+            self._stopped.discard(task.run)
             task.client.close()
 
     def _fail(self, task: _Task) -> None:

@@ -13,9 +13,12 @@ runs/                  a folder for each run
 Every secret is readable by its owner only, and nothing starts where it is not.
 """
 
+import ipaddress
 import os
+import re
 import secrets
 import ssl
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -39,6 +42,7 @@ from server import heads
 
 SETTINGS = "coordinator.yaml"
 YEARS = 365
+LABEL = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
 Port = Annotated[int, Field(ge=1, le=65535)]
 
 
@@ -68,7 +72,7 @@ class Home:
         """Read the settings of a folder.
 
         Raises:
-            ConfigError: There are none, or they hold a mistake.
+            ConfigError: There are none, they hold a mistake, or they are somebody else's.
         """
         path = folder / SETTINGS
         try:
@@ -77,6 +81,10 @@ class Home:
         except FileNotFoundError:
             raise ConfigError(
                 f"{path}: expected a coordinator, found none; make one with `faelles-server init`"
+            ) from None
+        except PermissionError:
+            raise ConfigError(
+                f"{path}: expected settings that can be read, permission denied; type it as the user that owns {folder}"
             ) from None
         except (OSError, ValueError, yaml.YAMLError) as error:
             mistakes = describe_mistakes(error) if isinstance(error, ValidationError) else "cannot be read as YAML"
@@ -207,21 +215,22 @@ def create(folder: Path, wish: Wish) -> Home:
         ConfigError: There is a coordinator already, it cannot be written, or a setting is wrong.
         KeyFileError: A certificate was given that cannot be used.
     """
-    host, port = split_address(wish.address)
+    host, port = split_address(wish.address, "--address")
+    listen = wish.listen or (join_address(host, port) if _is_loopback(host) else f"0.0.0.0:{port}")
+    bound = split_address(listen, "--listen")
+    _check_ports({"--address": port} | ({"--listen": bound[1]} if wish.listen else {}), wish)
     if (folder / SETTINGS).exists():
         raise ConfigError(f"{folder}: expected a folder without a coordinator, one is there; choose another")
     if (wish.certificate is None) != (wish.key is None):
         raise ConfigError("--tls-cert, --tls-key: expected both or none, one came; add the other")
-    listen = wish.listen or (f"{host}:{port}" if _is_loopback(host) else f"0.0.0.0:{port}")
-    split_address(listen)
     certificate, key = Path("tls/server.pem"), Path("tls/server.key")
     if wish.certificate is not None and wish.key is not None:
         certificate, key = wish.certificate.resolve(), wish.key.resolve()
         check_certificate(certificate, key, datetime.now(UTC))
     try:
         settings = Settings(
-            version=1, address=f"{host}:{port}", listen=listen, loopback_port=wish.loopback_port,
-            health_port=wish.health_port, certificate=certificate, key=key,
+            version=1, address=join_address(host, port), listen=join_address(*bound),
+            loopback_port=wish.loopback_port, health_port=wish.health_port, certificate=certificate, key=key,
         )  # fmt: skip
     except ValidationError as error:
         raise ConfigError(f"init: {describe_mistakes(error)}") from None
@@ -233,17 +242,57 @@ def create(folder: Path, wish: Wish) -> Home:
     return Home.open(folder)
 
 
-def split_address(address: str) -> tuple[str, int]:
-    """Split host:port, also [::1]:port.
+def split_address(address: str, name: str = "address") -> tuple[str, int]:
+    """Split host:port, also [::1]:port, as an agent reads it.
+
+    Args:
+        address: As it was typed.
+        name: What an error calls it.
+
+    Returns:
+        The host, an IPv6 address without its brackets, and the port.
 
     Raises:
         ConfigError: It is something else.
     """
-    host, _, port = address.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
-        raise ConfigError(f"address: expected HOST:PORT, e.g. federation.example.dk:8443, got {ascii(address)[:80]}")
-    return host, int(port)
+    found = re.fullmatch(r"(?P<host>\[[^\]]*\]|[^:\[\]/@]+):(?P<port>[0-9]{1,5})", address.strip())
+    host = _host(found["host"]) if found else None
+    if found is None or host is None or not 0 < int(found["port"]) < 65536:
+        raise ConfigError(
+            f"{name}: expected HOST:PORT without https://, such as federation.example.dk:8443 or [::1]:8443, "
+            f"got {ascii(address)[:80]}; correct it"
+        )
+    return host, int(found["port"])
+
+
+def join_address(host: str, port: int) -> str:
+    """Write host:port, an IPv6 address in brackets: without them nobody can tell where its port begins."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _host(text: str) -> str | None:
+    """Write a host as it is asked for, an IPv6 address without its brackets; None where it is none."""
+    try:
+        if text.startswith("["):
+            return str(ipaddress.IPv6Address(text[1:-1]))
+        name = text.encode("idna").decode().lower()
+        if re.fullmatch(r"[0-9.]+", name):
+            return str(ipaddress.IPv4Address(name))
+    except ValueError:
+        return None
+    return name if len(name) <= 253 and re.fullmatch(rf"{LABEL}(\.{LABEL})*", name) else None
+
+
+def _check_ports(public: Mapping[str, int], wish: Wish) -> None:
+    """See that no port is wanted twice; the address's may be a proxy's, which can lie on this machine."""
+    inner = {"--loopback-port": wish.loopback_port, "--health-port": wish.health_port}
+    for name, port in inner.items():
+        others = [other for other, taken in {**public, **inner}.items() if other != name and taken == port]
+        if others:
+            raise ConfigError(
+                f"init: expected a port of its own for {name}, {port} is that of {' and '.join(others)} too; "
+                "choose another"
+            )
 
 
 def _is_loopback(host: str) -> bool:

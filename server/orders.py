@@ -3,6 +3,7 @@
 import re
 import uuid
 from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
 
 from hydra import compose, initialize_config_module
@@ -12,14 +13,23 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 
 from catalogue import shelf
-from configs.schema import RunConfig, register
+from configs.schema import RunConfig, register, strategies
 from faelles.card import UseCaseCard, describe_mistakes
 from faelles.errors import ConfigError
 from faelles.terms import RunTerms
 from server.federation import FederationConfig, StrategyChoice
-from strategies.registry import build
+from strategies.registry import STRATEGIES, build
 
 UNITS_S = {"s": 1, "m": 60, "h": 3600}
+WHOLE, NUMBER, TIME = "a whole number", "a number", "a number and s, m or h, e.g. 10m"
+EXPECTED = {
+    "usecase": "the name of a use case or the path of its folder, in quotes of its own where it holds a sign such as =",
+    "strategy": f"one of {', '.join(strategies())}", "rounds": WHOLE, "privacy.epsilon": NUMBER,
+    "evaluate": "true or false", "quorum": "a number above 0 and at most 1", "deadline": TIME, "wait": TIME,
+    "deliver": TIME, "weighting": "declared or equal", "seed": WHOLE,
+}  # fmt: skip
+HELP = "see `faelles-server run --help`"
+MISTAKES = (HydraException, OmegaConfBaseException, ValueError)
 
 
 def order(overrides: Sequence[str], runs: Path) -> FederationConfig:
@@ -82,11 +92,55 @@ def _terms(typed: RunConfig, card: UseCaseCard) -> RunTerms:
 
 def _compose(overrides: Sequence[str]) -> RunConfig:
     register()
-    try:
-        with initialize_config_module("configs", version_base="1.3"):
+    with initialize_config_module("configs", version_base="1.3"):
+        try:
             typed = OmegaConf.to_object(compose("federation", list(overrides)))
-    except (HydraException, OmegaConfBaseException) as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        raise ConfigError(f"run: {lines[0]}; see `faelles-server run --help`") from None
+        except MISTAKES as error:
+            raise ConfigError(f"run: {_mistake(overrides, error)}") from None
     assert isinstance(typed, RunConfig)
     return typed
+
+
+def _mistake(overrides: Sequence[str], error: Exception) -> str:
+    """Say what is wrong to who typed it; Hydra's own words are for who writes its configuration."""
+    chosen = [one for one in overrides if one.startswith("strategy=")]
+    strategy = chosen[-1].removeprefix("strategy=") if chosen else ""
+    # The strategy first, for it decides which terms there are.
+    tries = [[one] for one in chosen] + [[*chosen, one] for one in overrides]
+    for wrong in tries:
+        if not _taken(wrong):
+            return _advice(wrong[-1], strategy)
+    if not any(one.startswith("usecase=") for one in overrides):
+        return f"expected usecase=NAME, none came; the catalogue has {', '.join(shelf.names())}"
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{lines[0]}; {HELP}"
+
+
+def _taken(overrides: Sequence[str]) -> bool:
+    try:
+        compose("federation", list(overrides))
+    except MISTAKES:
+        return False
+    return True
+
+
+def _advice(typed: str, strategy: str) -> str:
+    """Say what was expected in the place of one override."""
+    key, equals, value = typed.lstrip("+").partition("=")
+    if not equals:
+        close = get_close_matches(key, shelf.names(), n=1)
+        hint = f"did you mean usecase={close[0]}?" if close else HELP
+        return f"{_short(typed)}: expected KEY=VALUE, there is no = in it; {hint}"
+    terms = STRATEGIES[strategy].terms if strategy in STRATEGIES else {}
+    expected = EXPECTED | {f"strategy.terms.{name}": term.range for name, term in terms.items()}
+    if key in expected:
+        close = get_close_matches(value, strategies(), n=1) if key == "strategy" else []
+        hint = f"did you mean {close[0]}?" if close else HELP
+        return f"{_short(typed)}: expected {expected[key]}, something else came; {hint}"
+    close = [one for one in expected if one.endswith(f".{key}")] or get_close_matches(key, expected, n=1)
+    hint = f"did you mean {close[0]}?" if close else HELP
+    return f"{_short(key)}: expected one of {', '.join(expected)}, it is none of them; {hint}"
+
+
+def _short(typed: str) -> str:
+    return (typed if typed and typed.isprintable() else ascii(typed))[:60]

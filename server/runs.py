@@ -161,6 +161,10 @@ def find(folder: Path, name: str) -> Run:
         RunError: None is called that, or several are.
     """
     runs = all_runs(folder)
+    if not runs:
+        raise RunError(
+            f"run {ascii(name)[:60]}: expected a run, there is none yet; start one with `faelles-server run`"
+        )
     exact = [run for run in runs if run.name == name]
     found = exact or [run for run in runs if run.name.startswith(name)]
     if len(found) != 1:
@@ -171,5 +175,4 @@ def find(folder: Path, name: str) -> Run:
 
 
 def _names(runs: Iterable[Run]) -> str:
-    names = [run.name for run in runs]
-    return ", ".join(names[-5:]) or "none"
+    return ", ".join([run.name for run in runs][-5:])

@@ -54,7 +54,8 @@ def status_lines(run: Run, now: datetime) -> list[str]:
         lines.append(_now(progress, now))
     if record.why:
         lines.append(f"  why: {record.why}")
-    if record.delivered:
+    # Also where it has reached nobody: who stopped a delivery must see that.
+    if record.delivered or (record.status == "completed" and record.declared_sizes):
         lines.append(f"  the model has reached {len(record.delivered)} of {len(record.declared_sizes)}")
     return lines
 

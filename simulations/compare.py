@@ -12,7 +12,7 @@ from faelles.models import build_model
 from server.result import Arm
 from simulations.fit import fit_alone
 from simulations.population import Site
-from simulations.worker import Scores, score, site_key
+from simulations.questions import Scores, score, site_key
 
 
 def pooled_metrics(scores: Mapping[str, Scores]) -> Metrics:

@@ -28,7 +28,7 @@ from faelles.card import UseCaseCard
 from faelles.models import initial_parameters
 from faelles.privacy.accountant import Event, rdp_curve
 from faelles.privacy.mechanisms import SecureMechanisms
-from faelles.privacy.release import release_update
+from faelles.privacy.update import release_update
 from faelles.records import PLAN, TERMS, Answer, Kind, Request
 from faelles.terms import RunTerms
 from simulations.worker import consent_once, willing_policy

@@ -22,7 +22,8 @@ from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
 from faelles.errors import RunError
-from simulations.worker import Crew, Question, Scores, serve
+from simulations.questions import Question, Scores
+from simulations.worker import Crew, serve
 
 RUN_ID, SERVER_NODE_ID, TASK_ID = 1, 1, 1
 FIRST_NODE_ID = 1001

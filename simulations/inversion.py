@@ -23,7 +23,7 @@ from faelles.features import Citizens, feature_width, input_width
 from faelles.models import Arrays, Network, build_model, citizen_losses, load_parameters, parameter_shapes
 from faelles.privacy.dpsgd import LocalTerms
 from faelles.privacy.plan import PrivacyPlan
-from faelles.privacy.release import release_update
+from faelles.privacy.update import release_update
 from simulations.mechanisms import SeededMechanisms
 
 Floats = NDArray[np.float64]

@@ -19,7 +19,7 @@ from faelles.models import Arrays, build_model
 from faelles.privacy.dpsgd import LocalTerms
 from faelles.privacy.mechanisms import Randomness
 from faelles.privacy.plan import PrivacyPlan
-from faelles.privacy.release import release_update
+from faelles.privacy.update import release_update
 from simulations.mechanisms import SeededMechanisms
 
 Floats = NDArray[np.float64]

@@ -28,9 +28,10 @@ from simulations.compare import arm_of, pooled_metrics, pooled_scores
 from simulations.grid import FIRST_NODE_ID, RUN_ID, SERVER_NODE_ID, InProcessGrid
 from simulations.population import ColumnPartition, Site, load_sites
 from simulations.progress import ProgressBar, print_summary
+from simulations.questions import Question, Scores
 from simulations.study import Study, federation_config, resolve, with_local
 from simulations.summary import sites_of
-from simulations.worker import Crew, Question, Scores
+from simulations.worker import Crew
 from strategies.registry import build
 
 log = logging.getLogger(__name__)

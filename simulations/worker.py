@@ -9,55 +9,34 @@ import os
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from queue import SimpleQueue
 
-import numpy as np
 import torch
 from flwr.app import Context, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.proto.message_pb2 import Message as MessageProto
-from numpy.typing import NDArray
 
 from client import consent
 from client.app import build_client_app
 from client.consent import Approval, Population
-from client.dataset import Dataset, Partition
+from client.dataset import Partition
 from client.keys import Signer
 from client.ledger import Budget, utc_now
 from client.node import Node
 from client.policy import Policy
 from client.store import Store
 from faelles.card import UseCaseCard
-from faelles.models import Arrays, Network, build_model, load_parameters, probabilities
+from faelles.models import build_model, load_parameters
 from simulations.fit import fit_alone
 from simulations.mechanisms import SeededMechanisms, seeded_bytes
 from simulations.population import Site
+from simulations.questions import Question, Scores, score, site_key
 
 POPULATION = "simulated"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Scores:
-    """Hold exact scores of held-out rows; they exist in simulations only."""
-
-    p_NK: NDArray[np.float32]
-    y_N: NDArray[np.int64]
-    weight_N: NDArray[np.float32]
-    citizens: tuple[int, int]  # of the training and of the held-out part
-
-
-@dataclass(frozen=True, kw_only=True)
-class Question:
-    """Ask a simulated municipality what a live one would never answer."""
-
-    kind: str  # "score" the federation's model, "alone" trains its own
-    federation: str = ""
-    before_round: int = 0
-    shared: Arrays = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,23 +65,6 @@ class Municipality:
             before = question.before_round
             load_parameters(model, self.node.parameters(self.card, question.federation, before, question.shared))
         return score(model, dataset)
-
-
-def score(model: Network, dataset: Dataset) -> Scores:
-    """Score every row of the held-out citizens."""
-    held_out = dataset.held_out
-    used_BR = held_out.mask_BR
-    return Scores(
-        p_NK=probabilities(model, held_out.x_BRF)[used_BR],
-        y_N=held_out.y_BR[used_BR],
-        weight_N=held_out.weight_BR[used_BR],
-        citizens=(len(dataset.training), len(held_out)),
-    )
-
-
-def site_key(seed: int, label: str) -> bytes:
-    """Derive the key with which a simulated municipality chooses held-out citizens."""
-    return seeded_bytes("key", seed, label)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,7 @@ from server.federation import FederationConfig
 from server.orders import order
 from server.runs import Run, create
 from simulations.live import LiveFederation, Town
-from simulations.worker import site_key
+from simulations.questions import site_key
 from tests.builders import build_sites
 from tests.coordinators import wait_until
 

@@ -28,7 +28,7 @@ from faelles.enrolment import OPENSSH, VERSION, EnrolmentRequest, signed_bytes
 from faelles.loopback import HOST, free_port, prepare
 from server.doors import LOOPBACK, PUBLIC, Door
 from server.home import Home, Wish, create
-from server.superlink import build_superlink
+from server.superlink import build_superlink, known_to
 from tests.coordinators import wait_until
 
 PROTOBUF = {"content-type": PROTOBUF_MEDIA_TYPE}
@@ -212,7 +212,12 @@ class Listening:
             app = build_superlink(home)
         inner = Door(app=app, name="loopback", routes=LOOPBACK, token=home.secret("control.token"))
         files = (
-            (Door(app=app, name="public", routes=PUBLIC), home.settings.listen, home.certificate, home.key),
+            (
+                Door(app=app, name="public", routes=PUBLIC, known=known_to(app)),
+                home.settings.listen,
+                home.certificate,
+                home.key,
+            ),
             (inner, home.loopback_address, home.loopback_certificate, home.folder / "loopback.key"),
         )
         with contextlib.ExitStack() as stack:

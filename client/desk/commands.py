@@ -218,7 +218,7 @@ def enrol(given: Namespace, language: Language) -> Iterable[str]:
 
 
 def check(given: Namespace, language: Language) -> Iterable[str]:
-    """Check that everything is ready to take part."""
+    """Check that all that can be seen from here is ready to take part."""
     home = _home(given)
     from client.limits import apply_limits
 

@@ -51,7 +51,7 @@ def enrolled_lines(done: Enrolled, language: Language) -> Iterator[str]:
 
 
 def check_lines(home: Home, language: Language) -> Iterator[str]:
-    """Look at everything that taking part rests on, nearest first.
+    """Look at all that taking part rests on and that can be seen without logging in, nearest first.
 
     Raises:
         ConfigError: Something has to be mended; the lines say what.
@@ -182,5 +182,10 @@ def _enrolled(home: Home, connection: Connection) -> Finding:
             da=f"{REQUEST}: passer ikke til {LOGIN}, signeringsnøgle og CVR-nummer; kør `faelles-agent enrol "
             "--rotate`, og send den nye",
         )
-    return found(ENROLLED, f"anmodning til {connection.address} med fingeraftryk {request.fingerprint}",
-                 f"request to {connection.address} with fingerprint {request.fingerprint}")  # fmt: skip
+    # Only a login would show whether it was admitted, revoked or never seen, and a check does not log in.
+    return found(
+        ENROLLED, f"anmodning til {connection.address} med fingeraftryk {request.fingerprint}; om KOMBIT har tilmeldt "
+        "nøglen, ses først i loggen fra faelles-agent up (event=connected)",
+        f"request to {connection.address} with fingerprint {request.fingerprint}; whether KOMBIT has admitted the key "
+        "shows only in the log of faelles-agent up (event=connected)",
+    )  # fmt: skip

@@ -295,7 +295,8 @@ GRAMMAR: Mapping[str, tuple[str, str, tuple[Option, ...]]] = {
         Option(name="--rotate", da="lav en ny nøgle til login i stedet for den gamle",
                en="make a new login key in place of the old"),
     )),
-    "check": ("se, om alt er klar til at deltage", "see whether everything is ready to take part", ()),
+    "check": ("se, om alt, der kan ses herfra, er klar til at deltage",
+              "see whether all that can be seen from here is ready to take part", ()),
     "up": ("deltag, indtil agenten stoppes", "take part, until the agent is stopped", (
         Option(name="--health", value=("PORT", "PORT"), type=port,
                da="hvor agenten på denne maskine svarer på, om den er rask; 8446, hvis intet skrives, 0 for en ledig",

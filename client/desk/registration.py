@@ -16,7 +16,7 @@ from client.ledger import utc_now
 from client.population import PopulationSettings, citizen_hashes, overlap
 from client.source import SourceSettings, identity
 from client.store import Store
-from faelles.errors import ConfigError, PolicyError
+from faelles.errors import ConfigError, DataError, PolicyError
 
 NAME = re.compile(r"[a-z][a-z0-9-]{1,47}")
 SAME_CITIZENS = 0.05  # a larger share of common citizens makes two populations one
@@ -78,7 +78,7 @@ def register(home: Home, name: str, settings: PopulationSettings, key: Path | No
     by = required(person(policy, key), policy.two_people_register)
     # Opened once before anything is written, so that a source that cannot be read is told at once.
     with closing(home.store()) as store:
-        hashes = citizen_hashes(settings, home.folder, store.key)
+        hashes = _hashes(home, name, settings, store.key)
         if not accept_overlap:
             _refuse_same_citizens(home, store, name, hashes)
         population = Population(
@@ -91,6 +91,20 @@ def register(home: Home, name: str, settings: PopulationSettings, key: Path | No
             if name not in home.settings.populations:
                 add_population(home, name, settings)
     return registered
+
+
+def _hashes(home: Home, name: str, settings: PopulationSettings, key: bytes) -> NDArray[np.uint64]:
+    """Read the citizens; where the source was typed, an error names the option and not the setting it would become."""
+    try:
+        return citizen_hashes(settings, home.folder, key)
+    except DataError as error:
+        if name in home.settings.populations:
+            raise
+        raise DataError(_as_typed(str(error)), da=_as_typed(error.text("da"))) from None
+
+
+def _as_typed(text: str) -> str:
+    return re.sub(r"^location:", "--source:", re.sub(r"\bsource\.location$", "--source", text))
 
 
 def _refuse_same_citizens(home: Home, store: Store, name: str, hashes: NDArray[np.uint64]) -> None:

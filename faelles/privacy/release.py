@@ -1,4 +1,4 @@
-"""Make what may leave a municipality: the output of a mechanism that knows its cost.
+"""Make what may leave a municipality: the output of a mechanism that knows its cost. Updates: `update`.
 
 Legend: K classes, H histogram columns, B citizens, R rows a citizen.
 """
@@ -15,9 +15,7 @@ from faelles.features import Citizens
 from faelles.metrics import HISTOGRAM, histogram_columns, histogram_position
 from faelles.models import MAX_MAGNITUDE, Arrays, Network, independent_probabilities, load_parameters
 from faelles.privacy.accountant import Event
-from faelles.privacy.dpsgd import LocalTerms, train_locally
 from faelles.privacy.mechanisms import Randomness
-from faelles.privacy.plan import PrivacyPlan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,38 +24,6 @@ class Release:
 
     arrays: Mapping[str, NDArray[np.float32]]
     event: Event | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingRelease:
-    """Hold an update that may leave and, made by the same mechanism, the local state that stays."""
-
-    update: Release
-    local: Arrays
-
-
-def release_update(
-    card: UseCaseCard,
-    model: Network,
-    start: Arrays,
-    citizens: Citizens,
-    plan: PrivacyPlan,
-    terms: LocalTerms,
-    randomness: Randomness,
-) -> TrainingRelease:
-    """Train one round and split its result into the update of the shared parameters and the local state.
-
-    Guarantees: one event covers both, for both are the output of one mechanism over one vector.
-    Assumes: as `train_locally`.
-
-    Returns:
-        The update: weights after minus weights before, shared parameters only, finite.
-    """
-    shared = tuple(name for name in start if name not in card.model.local)
-    after = train_locally(model, start, citizens, plan, terms, randomness, proximal=shared)
-    update = {name: _bounded(after[name] - start[name]) for name in shared}
-    local = {name: _bounded(after[name]) for name in card.model.local}
-    return TrainingRelease(update=Release(arrays=update, event=plan.round_event if plan.private else None), local=local)
 
 
 def score_histogram(card: UseCaseCard, model: Network, parameters: Arrays, citizens: Citizens) -> NDArray[np.float64]:
@@ -100,10 +66,10 @@ def release_histogram(
     counts_KH = score_histogram(card, model, parameters, citizens)
     noise_KH = randomness.gaussian(counts_KH.size, noise_multiplier).reshape(counts_KH.shape)
     event = Event(sampling_rate=1.0, noise_multiplier=noise_multiplier, steps=1) if noise_multiplier else None
-    return Release(arrays={HISTOGRAM: _bounded(counts_KH + noise_KH)}, event=event)
+    return Release(arrays={HISTOGRAM: bounded(counts_KH + noise_KH)}, event=event)
 
 
-def _bounded(noisy: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
+def bounded(noisy: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
     """Keep a release within what may leave: a diverged round becomes a finite one and not an exception.
 
     It is post-processing of a private output. Were it left to the gate, a block would tell of a release that nobody

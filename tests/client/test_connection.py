@@ -18,11 +18,11 @@ NOW = datetime.now(UTC)
     ("typed", "whole", "host", "port"),
     [
         ("federation.example.dk:8443", "federation.example.dk:8443", "federation.example.dk", 8443),
-        ("Federation.Example.DK", "federation.example.dk:443", "federation.example.dk", 443),
+        ("Federation.Example.DK:443", "federation.example.dk:443", "federation.example.dk", 443),
         (" localhost:1 ", "localhost:1", "localhost", 1),
         ("127.0.0.1:65535", "127.0.0.1:65535", "127.0.0.1", 65535),
         ("[::1]:8443", "[::1]:8443", "::1", 8443),
-        ("[0:0::1]", "[::1]:443", "::1", 443),
+        ("[0:0::1]:443", "[::1]:443", "::1", 443),
         ("fælles.dk:8443", "xn--flles-sra.dk:8443", "xn--flles-sra.dk", 8443),
     ],
 )
@@ -36,6 +36,7 @@ def test_an_address_is_read_as_it_is_typed(typed: str, whole: str, host: str, po
     "typed",
     [
         "", ":", ":8443", "https://example.dk:8443", "example.dk:8443/", "user:pass@example.dk:1", "::1", "::1:8443",
+        "127.0.0.1", "federation.example.dk", "[::1]",
         "[::1", "[]:1", "[127.0.0.1]:1", "example.dk:0", "example.dk:65536", "example.dk:x", "example.dk:", "a b:1",
         "-a.dk:1", "a..dk:1", "a_b.dk:1", "1.2.3:4", "1.2.3.256:4", "x" * 64 + ".dk:1", "0101701234\n:1",
         ".".join(["abcdefghi"] * 26) + ":1",

@@ -18,7 +18,8 @@ from client.store import Store
 from faelles.metrics import HISTOGRAM
 from faelles.models import shared_shapes
 from faelles.privacy.accountant import Event
-from faelles.privacy.release import Release, TrainingRelease
+from faelles.privacy.release import Release
+from faelles.privacy.update import TrainingRelease
 from faelles.records import LARGEST_HEAD, LEDGER_HEAD, Answer, Code, Constants, Kind, Request, parse_answer
 from faelles.terms import RunTerms
 from tests.books import NOW, SEED

@@ -78,7 +78,7 @@ def test_a_ca_holds_until_a_coordinator_is_named_anew(home: Home, tmp_path: Path
     renewed = Authority.make().pem(tmp_path / "new.pem")
     go(home, Enrolling(ca=renewed), 2)
     assert (home.folder / CA).read_bytes() == renewed.read_bytes()
-    assert not go(home, Enrolling(coordinator=Address("other.dk")), 3).settings.ca
+    assert not go(home, Enrolling(coordinator=Address("other.dk:8443")), 3).settings.ca
     assert not (home.folder / CA).exists()
     assert Connection.open(home).cvr == "29189420"
 

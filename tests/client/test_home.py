@@ -148,6 +148,14 @@ def test_the_policy_of_the_template_refuses_every_card_and_keeps_the_caps(tmp_pa
     assert (policy.cards, policy.special.epsilon, policy.otherwise.epsilon) == ((), 3.0, 8.0)
 
 
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_a_card_can_be_written_as_the_template_shows_it(tmp_path: Path, language: str) -> None:
+    shown = re.findall(r"# .*(cards: \[[^]]+\])", template("policy", language))
+    assert shown == ["cards: [elder-admission]"]
+    (tmp_path / POLICY).write_text(template("policy", language).replace("cards: []", shown[0], 1), encoding="utf-8")
+    assert load_policy(tmp_path / POLICY).cards == ("elder-admission",)
+
+
 # Adding a population
 
 
@@ -260,14 +268,37 @@ def test_broken_settings_are_one_line_in_both_languages_and_repeat_no_value(tmp_
         assert "kodeord" not in told
 
 
-@pytest.mark.parametrize("make", ["nothing", "folder"])
-def test_where_there_are_no_settings_the_ways_to_them_are_named(tmp_path: Path, make: str) -> None:
-    if make == "folder":
-        (tmp_path / AGENT).mkdir()
+@pytest.mark.parametrize("place", [".", "nowhere", "a-file"])
+def test_where_there_are_no_settings_the_ways_to_them_are_named(tmp_path: Path, place: str) -> None:
+    (tmp_path / "a-file").touch()
     with pytest.raises(ConfigError) as caught:
-        Home.open(tmp_path)
+        Home.open(tmp_path / place)
     for language in LANGUAGES:
         assert all(way in caught.value.text(language) for way in ("--dir", "FAELLES_AGENT_DIR", "faelles-agent init"))
+
+
+@pytest.mark.parametrize(
+    ("error", "da", "en"),
+    [
+        (PermissionError(13, "Permission denied"), "(adgang nægtet); skriv kommandoen som agentens bruger",
+         "permission denied; type the command as the agent's user"),
+        (IsADirectoryError(21, "Is a directory"), "(er en mappe); ret det", "is a directory; mend it"),
+        (OSError(5, "Input/output error"), "(det går ikke); ret det", "input/output error; mend it"),
+    ],
+)  # fmt: skip
+def test_settings_that_are_there_and_cannot_be_read_never_propose_a_new_agent(
+    home: Home, error: OSError, da: str, en: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> str:
+        raise error
+
+    monkeypatch.setattr(Path, "read_text", fail)  # root may read everything, so the system is not tried
+    with pytest.raises(ConfigError) as caught:
+        Home.open(home.folder)
+    for language, words in (("da", da), ("en", en)):
+        assert words in caught.value.text(language)
+        assert "init" not in caught.value.text(language)
+        assert "\n" not in caught.value.text(language)
 
 
 def test_a_policy_that_cannot_be_read_allows_nothing(home: Home) -> None:

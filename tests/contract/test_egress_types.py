@@ -29,7 +29,8 @@ from numpy.typing import NDArray
 from client.egress import Gate
 from faelles.card import UseCaseCard
 from faelles.privacy.accountant import Event
-from faelles.privacy.release import Release, TrainingRelease
+from faelles.privacy.release import Release
+from faelles.privacy.update import TrainingRelease
 from faelles.records import Answer, Code, Constants, Refusal, Request
 
 

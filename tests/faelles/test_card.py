@@ -3,14 +3,15 @@
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import AfterValidator, TypeAdapter, ValidationError
 
-from faelles.card import UseCaseCard, load_card, parse_card
+from faelles.card import UseCaseCard, describe_mistakes, load_card, parse_card
 from faelles.errors import CardError
 
 TEXT = """
@@ -351,3 +352,16 @@ def test_what_cannot_be_seen_in_a_tag_is_not_repeated() -> None:
     with pytest.raises(CardError) as caught:
         parse_card(fields)
     assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("message", "said"),
+    [("CVR: expected 8 digits", "CVR: expected 8 digits"), ("A word", "a word"), ("Input should", "input should")],
+)
+def test_an_abbreviation_keeps_its_capitals(message: str, said: str) -> None:
+    def refuse(text: str) -> str:
+        raise ValueError(message)
+
+    with pytest.raises(ValidationError) as caught:
+        TypeAdapter(Annotated[str, AfterValidator(refuse)]).validate_python("")
+    assert describe_mistakes(caught.value, values=False) == f"card: {said}"

@@ -153,9 +153,24 @@ def test_no_json_makes_it_fail_otherwise(value: object) -> None:
 def test_a_file_that_cannot_be_read_is_refused_at_once(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "huge").write_bytes(b" " * (LARGEST_REQUEST + 1))
-    for name in ("absent", ".", "pipe", "huge"):
+    for name in ("pipe", "huge"):
         with pytest.raises(EnrolmentError, match="ask the municipality for a new request"):
             parse_request_file(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("name", "why", "da"),
+    [
+        ("absent", "there is no such file", "findes ikke"), (".", "it is a folder", "er en mappe"),
+        ("x" * 300, "file name too long", "kan ikke læses"),
+    ],
+)  # fmt: skip
+def test_a_wrong_path_is_not_the_municipalitys_fault(tmp_path: Path, name: str, why: str, da: str) -> None:
+    with pytest.raises(EnrolmentError, match=f"expected the file of a request, {why}; check the path") as caught:
+        parse_request_file(tmp_path / name)
+    assert str(caught.value).isprintable()
+    assert "municipality" not in str(caught.value)
+    assert f"{da}; se efter stien" in caught.value.text("da")
 
 
 def test_a_rotation_is_signed_by_the_key_that_is_enrolled() -> None:

@@ -45,6 +45,11 @@ def folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
     return made
 
 
+def test_help_with_a_run_lists_the_strategies(capsys: pytest.CaptureFixture[str]) -> None:
+    out = " ".join(Said(capsys, "run", "--help").out.split())
+    assert "strategies are fedadagrad, fedadam, fedavg," in out
+
+
 def test_every_command_helps(capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("", *TEXTS):
         with pytest.raises(SystemExit) as end:

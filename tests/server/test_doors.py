@@ -1,6 +1,7 @@
 """A door lets in what is on its list and hands it on whole; everything else ends there, unread and in one line."""
 
 import asyncio
+import base64
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,11 +12,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.types import Message, Receive, Scope, Send
 
-from server.doors import CONTROL, FLEET, LARGEST_BODY_BYTES, LOOPBACK, MEBIBYTE, PUBLIC, RUNTIME, STEERING, Door
+from server.doors import (
+    CONTROL,
+    FLEET,
+    LARGEST_BODY_BYTES,
+    LOOPBACK,
+    MEBIBYTE,
+    NODES_BODY_BYTES,
+    PUBLIC,
+    RUNTIME,
+    STEERING,
+    STRANGERS_BODY_BYTES,
+    Door,
+    Room,
+)  # fmt: skip
 
 TOKEN = b"kombits-own-token-of-many-letters"
 LIMIT = 1000
 OPEN = "/v1/fleet/pull-messages"
+PUSH_OBJECT = "/v1/fleet/push-object"
 STEER = "/v1/control/start-run"
 GOOD = (b"authorization", b"Bearer " + TOKEN)
 Headers = Sequence[tuple[bytes, bytes]]
@@ -246,9 +261,63 @@ def test_no_more_is_read_than_shows_that_it_is_too_much() -> None:
 
 def test_flowers_own_pieces_fit() -> None:
     assert LARGEST_BODY_BYTES == 8 * MEBIBYTE  # Flower cuts arrays into pieces of 5 MiB
-    caller, inside = knock(OPEN, b"x" * (5 * MEBIBYTE + 4096), largest_body_bytes=LARGEST_BODY_BYTES)
+    caller, inside = knock(
+        PUSH_OBJECT, b"x" * (5 * MEBIBYTE + 4096), largest_body_bytes=LARGEST_BODY_BYTES, known=lambda key: True
+    )
     assert caller.status == 200
     assert len(inside.came[0][1]) == 5 * MEBIBYTE + 4096
+
+
+KEY = b"an enrolled node's public key"
+SHOWN = (b"flwr-public-key", base64.b64encode(KEY))
+
+
+@pytest.mark.parametrize(("path", "headers", "most"), [
+    (PUSH_OBJECT, (SHOWN,), LARGEST_BODY_BYTES),
+    ("/v1/fleet/push-messages", (SHOWN,), MEBIBYTE),
+    (OPEN, (SHOWN,), NODES_BODY_BYTES),
+    *((PUSH_OBJECT, headers, STRANGERS_BODY_BYTES) for headers in (
+        (), (SHOWN, SHOWN), ((b"flwr-public-key", KEY),), ((b"flwr-public-key", base64.b64encode(KEY[1:])),),
+    )),
+])  # fmt: skip
+@pytest.mark.parametrize("stated", [True, False])
+def test_who_is_not_enrolled_may_say_little(path: str, headers: Headers, most: int, stated: bool) -> None:
+    for size, status in ((most, 200), (most + 1, 413)):
+        length = ((b"content-length", b"%d" % size),) if stated else ()
+        caller, inside = knock(
+            path, bytes(size), headers=(*headers, *length), largest_body_bytes=LARGEST_BODY_BYTES,
+            known=lambda key: key == KEY,
+        )  # fmt: skip
+        assert caller.status == status
+        assert len(inside.came) == (status == 200)
+
+
+def test_bodies_of_all_callers_together_have_room_or_wait_outside() -> None:
+    room = Room(LIMIT)
+
+    async def come(door: Door, *pieces: bytes) -> Caller:
+        caller = Caller(*pieces)
+        scope: Scope = {"type": "http", "path": OPEN, "method": "POST", "headers": [], "client": None}
+        await door(scope, caller.receive, caller.send)
+        return caller
+
+    async def crowd() -> list[int]:
+        here, go = asyncio.Event(), asyncio.Event()
+
+        async def inside(scope: Scope, receive: Receive, send: Send) -> None:
+            here.set()
+            await go.wait()
+            await Inside()(scope, receive, send)
+
+        door = Door(app=inside, name="test", routes=PUBLIC, room=room, largest_body_bytes=LIMIT)
+        first = asyncio.ensure_future(come(door, b"x" * (LIMIT - 10)))
+        await here.wait()
+        second = await come(door, b"x" * 11)
+        go.set()
+        return [(await first).status, second.status, (await come(door, b"x" * LIMIT)).status]
+
+    assert asyncio.run(crowd()) == [200, 503, 200]
+    assert room.take(LIMIT)  # whatever became of them
 
 
 @pytest.mark.parametrize("pieces", [(b"",), (b"x" * 50,), (b"x", b"y")])

@@ -143,3 +143,30 @@ def test_closing_waits_for_every_process(works: Executor, monkeypatch: pytest.Mo
     assert isinstance(task.process, subprocess.Popen)
     assert task.process.poll() is not None
     assert time.monotonic() - began < 9
+
+
+def test_a_process_that_was_asked_to_end_did_not_die(
+    works: Executor, runtime: FakeRuntime, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    put(monkeypatch, SLEEPS)
+    works.step()
+    (task,) = works._tasks
+    assert works.stop(RUN)
+    task.process.wait(10)
+    works.step()
+    assert f"event=stopped run={RUN} status=-15" in caplog.text
+    assert "event=died" not in caplog.text
+    assert runtime.outputs == ["failed"]  # so that Flower does not wait for it
+    assert not works.stop(RUN)
+
+
+def test_closing_says_what_it_stopped(
+    works: Executor, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    put(monkeypatch, SLEEPS)
+    works.step()
+    works.close()
+    assert f"event=stopped run={RUN} status=-15" in caplog.text
+    assert "event=died" not in caplog.text

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from client.connection import Address
 from faelles.certificates import Pair, make_authority, make_own_certificate, make_server_certificate
 from faelles.errors import ConfigError, FaellesError, KeyFileError
 from server import heads, home
@@ -233,3 +234,59 @@ def test_settings_that_are_spoilt_are_named(made: Home, text: str) -> None:
 def test_a_folder_without_a_coordinator_says_how_to_make_one(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="expected a coordinator, found none; make one with `faelles-server init`"):
         Home.open(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["http://127.0.0.1:18443", "https://a.dk:443", "foo bar:8443", "a/b:1", "u@a.dk:1", "::1:18443", "[a.dk]:1",
+     "127.0.0.256:1", "a_b:1", "a..dk:1", "a.dk:\u0661"],
+)  # fmt: skip
+@pytest.mark.parametrize("name", ["address", "listen"])
+def test_a_scheme_a_space_or_a_bare_ipv6_address_is_refused(tmp_path: Path, address: str, name: str) -> None:
+    given = {"address": "a.dk:1", name: address}
+    with pytest.raises(ConfigError, match=f"--{name}: expected HOST:PORT without https://") as caught:
+        create(tmp_path / "srv", Wish(**given))  # type: ignore[arg-type]  # both are text
+    one_line(caught.value)
+    assert not (tmp_path / "srv").exists()
+
+
+def test_an_ipv6_address_keeps_its_brackets_wherever_it_stands(tmp_path: Path) -> None:
+    made = create(tmp_path / "srv", Wish(address="[0:0::1]:18443")).settings
+    assert (made.address, made.listen) == ("[::1]:18443", "[::1]:18443")
+    made = create(tmp_path / "other", Wish(address="a.dk:443", listen="[::]:8443")).settings
+    assert (made.address, made.listen) == ("a.dk:443", "[::]:8443")
+    assert split_address(made.listen) == ("::", 8443)
+
+
+def test_an_address_is_stored_as_an_agent_reads_it(tmp_path: Path) -> None:
+    for number, typed in enumerate(("Blåbær.Example.dk:8443", " a.dk:08443 ", "[0:0::1]:443", "127.0.0.1:1")):
+        made = create(tmp_path / f"{number}", Wish(address=typed))
+        assert made.settings.address == Address(made.settings.address)
+        made.check(now())
+    assert create(tmp_path / "srv", Wish(address="Blåbær.DK:1")).settings.address == "xn--blbr-roah.dk:1"
+
+
+@pytest.mark.parametrize(
+    ("wish", "names"),
+    [
+        (Wish(address="a.dk:18443", loopback_port=18443), "--loopback-port, 18443 is that of --address too"),
+        (Wish(address="a.dk:1", listen="b.dk:8444"), "--loopback-port, 8444 is that of --listen too"),
+        (Wish(address="a.dk:2", listen="b.dk:2", health_port=2), "--health-port, 2 is that of --address and --listen"),
+        (Wish(address="a.dk:1", loopback_port=9, health_port=9), "--loopback-port, 9 is that of --health-port too"),
+    ],
+)
+def test_a_port_that_is_wanted_twice_is_refused(tmp_path: Path, wish: Wish, names: str) -> None:
+    with pytest.raises(ConfigError, match=f"expected a port of its own for {names}") as caught:
+        create(tmp_path / "srv", wish)
+    one_line(caught.value)
+    assert not (tmp_path / "srv").exists()
+
+
+def test_settings_of_another_user_are_not_called_spoilt(made: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(path: Path, encoding: str) -> str:  # whoever tests may be root, whom no mode keeps out
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "read_text", denied)
+    with pytest.raises(ConfigError, match="permission denied; type it as the user that owns") as caught:
+        Home.open(made.folder)
+    assert "YAML" not in one_line(caught.value)

@@ -2,8 +2,10 @@ from pathlib import Path
 
 import pytest
 
+from configs.schema import strategies
 from faelles.errors import ConfigError, FaellesError
 from server.orders import order, seconds
+from strategies.registry import STRATEGIES
 
 TYPED = ("usecase=elder-admission",)
 
@@ -65,3 +67,40 @@ def test_times_are_a_number_and_a_unit(text: str, expected: float) -> None:
 def test_other_times_are_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="deadline="):
         seconds(text, "deadline")
+
+
+@pytest.mark.parametrize(
+    ("typed", "words"),
+    [
+        (["round=3"], ["round: expected one of usecase, strategy, rounds,", "did you mean rounds?"]),
+        (["epsilon=1"], ["did you mean privacy.epsilon?"]),
+        (["strategy=fedadam", "tau=1"], ["did you mean strategy.terms.tau?"]),
+        (["rounds=abc"], ["rounds=abc: expected a whole number, something else came; see `faelles-server run --help`"]),
+        (["rounds=1,2"], ["rounds=1,2: expected a whole number"]),
+        (["rounds=1=2"], ["rounds=1=2: expected a whole number"]),
+        (["quorum=many"], ["quorum=many: expected a number above 0 and at most 1"]),
+        (["strategy=fedadam", "strategy.terms.tau=x"], ["strategy.terms.tau=x: expected a number above 0"]),
+        (["strategy=fedadm"], ["expected one of fedadagrad, fedadam, fedavg,", "did you mean fedadam?"]),
+        (["elder-admission"], ["expected KEY=VALUE, there is no = in it; did you mean usecase=elder-admission?"]),
+        (["hydra=3"], ["hydra: expected one of usecase"]),
+        (["rounds=3\nx"], [r"'rounds=3\nx': expected a whole number"]),
+        ([""], ["'': expected KEY=VALUE"]),
+    ],
+)
+def test_a_mistake_is_said_without_hydras_words(tmp_path: Path, typed: list[str], words: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        order([*TYPED, *typed], tmp_path)
+    line = str(caught.value)
+    assert line.isprintable()
+    assert line.startswith("run: ")
+    for word in words:
+        assert word in line
+
+
+def test_without_a_use_case_the_catalogue_is_listed(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="expected usecase=NAME, none came; the catalogue has elder-admission"):
+        order(["seed=2"], tmp_path)
+
+
+def test_the_strategies_that_help_lists_are_those_that_can_be_built() -> None:
+    assert set(strategies()) == set(STRATEGIES)

@@ -98,3 +98,9 @@ def test_what_ended_is_not_closed_again(tmp_path: Path) -> None:
     run.close("stopped", "stopped by hand")
     assert run.record is not None
     assert run.record.why == "round 2: 1 contributed, the quorum is 3"
+
+
+def test_where_there_is_no_run_none_is_listed(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="run 'nosuch': expected a run, there is none yet; start one with") as caught:
+        find(tmp_path, "nosuch")
+    assert "\n" not in str(caught.value)

@@ -2,7 +2,7 @@
 
 import logging
 from base64 import b64encode
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
@@ -30,6 +30,7 @@ from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 from server.control import Control
 from server.doors import FLEET
 from server.home import Home
+from server.superlink import MOST_PARTS
 from tests.peers import Listening, Peer, Response, Words, signed_headers
 
 pytestmark = pytest.mark.live
@@ -98,6 +99,35 @@ def test_a_node_speaks_for_itself_alone(federation: Federation) -> None:
         assert one.say("push-messages", pushed(one.node, *sources)).status == 401, sources
     assert other.say("push-messages", pushed(one.node, one.node)).status == 401  # Flower's own
     assert one.say("push-messages", pushed(one.node, one.node)).status not in (200, 401)  # its run does not go on
+
+
+def several(node: int) -> PushMessagesRequest:
+    return pushed(node, node, node)
+
+
+def rootless(node: int) -> PushMessagesRequest:
+    request = pushed(node, node)
+    request.message_object_trees[0].object_id = "2" * 64
+    return request
+
+
+def treeless(node: int) -> PushMessagesRequest:
+    request = pushed(node, node)
+    del request.message_object_trees[:]
+    return request
+
+
+def bushy(node: int) -> PushMessagesRequest:
+    request = pushed(node, node)
+    request.message_object_trees[0].children.extend(ObjectTree(object_id=f"{n:064}") for n in range(MOST_PARTS))
+    return request
+
+
+@pytest.mark.parametrize("push", [several, rootless, treeless, bushy])
+def test_a_push_is_one_reply_and_no_more(federation: Federation, push: Callable[[int], PushMessagesRequest]) -> None:
+    one = federation.enrol()
+    assert one.activate().status == 200
+    assert one.say("push-messages", push(one.node)).status == 400
 
 
 def test_a_node_is_known_by_its_key_and_only_while_it_is_enrolled(federation: Federation) -> None:

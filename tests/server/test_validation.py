@@ -14,7 +14,7 @@ from faelles.features import Citizens
 from faelles.models import Arrays, build_model, initial_parameters
 from faelles.privacy.dpsgd import LocalTerms
 from faelles.privacy.plan import plan_for
-from faelles.privacy.release import release_update
+from faelles.privacy.update import release_update
 from faelles.records import Answer, Kind, Request, parse_answer
 from server.validation import SLACK, check_echo, check_histogram, check_update, update_limit
 from tests.builders import DECLARED_SIZE, FEDERATION, OTHER_FEDERATION, Agent, build_card, personal_card

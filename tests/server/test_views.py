@@ -72,3 +72,11 @@ def test_a_round_names_who_did_not_contribute_and_why(run: Run) -> None:
 def test_a_model_on_its_way_home_is_counted(run: Run) -> None:
     record(run, status="completed", delivered=["0101", "0147"])
     assert "the model has reached 2 of 3" in "\n".join(status_lines(run, datetime.fromtimestamp(NOW, UTC)))
+
+
+def test_a_complete_model_that_reached_nobody_says_so(run: Run) -> None:
+    reached = "the model has reached 0 of 3"
+    record(run)
+    assert reached not in "\n".join(status_lines(run, datetime.fromtimestamp(NOW, UTC)))
+    record(run, status="completed", undelivered=list(NAMES.values()))
+    assert reached in "\n".join(status_lines(run, datetime.fromtimestamp(NOW, UTC)))

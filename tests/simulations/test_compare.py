@@ -7,7 +7,7 @@ from sklearn.metrics import accuracy_score, log_loss, roc_auc_score
 
 from client.dataset import build_dataset
 from simulations.compare import arm_of, pooled_metrics, pooled_scores
-from simulations.worker import Scores, site_key
+from simulations.questions import Scores, site_key
 from tests.builders import build_card, build_sites
 
 CARD = build_card()

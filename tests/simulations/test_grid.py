@@ -23,7 +23,8 @@ from faelles.records import Kind, Request, parse_answer, parse_request, unpack
 from server.result import RunRecord
 from server.rounds import Federation
 from simulations.grid import FIRST_NODE_ID, InProcessGrid
-from simulations.worker import Crew, Municipality, Question
+from simulations.questions import Question
+from simulations.worker import Crew, Municipality
 from strategies.registry import STRATEGIES
 from tests.builders import FEDERATION, LOCAL, build_card, content_bytes, message_of, personal_card
 from tests.federations import CITIZENS, TappedGrid, build_config, build_crews, run_federation

@@ -78,10 +78,11 @@ def test_joining_is_told_in_the_golden_words(
     "words",
     [
         ("--cvr", CVR),
-        ("--coordinator", "federation.example.dk"),
+        ("--coordinator", "federation.example.dk:8443"),
+        ("--coordinator", "federation.example.dk", "--cvr", CVR),
         ("--coordinator", "https://federation.example.dk", "--cvr", CVR),
-        ("--coordinator", "federation.example.dk", "--cvr", "12345678"),
-        ("--coordinator", "federation.example.dk", "--cvr", CVR, "--ca", "nowhere.pem"),
+        ("--coordinator", "federation.example.dk:8443", "--cvr", "12345678"),
+        ("--coordinator", "federation.example.dk:8443", "--cvr", CVR, "--ca", "nowhere.pem"),
     ],
 )  # fmt: skip
 def test_a_mistake_gets_one_line_and_changes_nothing(
@@ -122,6 +123,16 @@ def test_all_that_is_on_this_machine_is_ok(joined: Home) -> None:
         "folder and key", "policy", "store", f"card {CARD.id}", f"data for {CARD.id}", "enrolment", "proxy",
     ]  # fmt: skip
     assert seen["connection"] is Mark.MEND
+
+
+@pytest.mark.parametrize("rotate", [False, True])
+def test_a_request_is_not_said_to_be_admitted(joined: Home, rotate: bool) -> None:
+    if rotate:
+        enrol(joined, Enrolling(rotate=True), 2, utc_now())
+    seen = next(one for one in findings(joined) if one.subject[1] == "enrolment")
+    assert seen.mark is Mark.OK
+    assert "whether KOMBIT has admitted the key shows only in the log of faelles-agent up" in seen.en
+    assert "om KOMBIT har tilmeldt nøglen, ses først i loggen fra faelles-agent up" in seen.da
 
 
 def test_a_folder_that_others_write_in_and_a_key_that_others_read_are_seen(joined: Home) -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from client.desk.parser import COMPLAINTS, GRAMMAR, Option, language_of, parser
 from client.home import ENVIRONMENT
 from client.language import Language
+from faelles.privacy.plan import DECLARED_SIZES
 from tests.desk import GOLDEN, LANGUAGES, check_golden
 from tests.municipality import say
 
@@ -96,6 +97,30 @@ def test_both_pages_document_the_same() -> None:
     assert options[0] == options[1]
     headings = [len(re.findall(r"^## ", page, re.MULTILINE)) for page in pages]
     assert headings[0] == headings[1]
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_the_pages_say_how_a_card_is_allowed_and_which_sizes_may_be_declared(language: Language) -> None:
+    page = PAGES[language].read_text(encoding="utf-8")
+    assert "`cards: [elder-admission]`" in page
+    steps = " ".join(page[page.index("`--declared-size` ") :].split())
+    assert ", ".join(map(str, DECLARED_SIZES)) in steps[:250]
+    assert "`check-data`" in steps[:300]
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_the_pages_do_not_say_that_check_sees_what_kombit_has_admitted(language: Language) -> None:
+    page = PAGES[language].read_text(encoding="utf-8")
+    row = next(line for line in page.splitlines() if line.startswith("| `check` |"))
+    assert "KOMBIT" in row
+    assert "`event=connected`, " in page[: page.index("- **Proxy**")]
+
+
+def test_no_page_tells_to_restart_after_a_rotation() -> None:
+    pages = [PAGES[language].read_text(encoding="utf-8") for language in ("da", "en")]
+    assert [re.findall(r"restart|genstart", page, re.IGNORECASE) for page in pages] == [["genstart"], ["restart"]]
+    assert "genstart den ikke imens" in pages[0]
+    assert "do not restart it in between" in pages[1]
 
 
 MISREAD = (

@@ -45,6 +45,31 @@ def test_a_source_that_cannot_be_read_registers_nothing(home: Home, tmp_path: Pa
     assert written(home) == before
 
 
+def test_a_source_that_was_typed_is_corrected_where_it_was_typed(home: Home, tmp_path: Path) -> None:
+    for name, words in (("nowhere.csv", "; correct --source"), ("borgere.xlsx", "--source: expected a file")):
+        with pytest.raises(DataError) as caught:
+            registration.register(home, "nye", settings_of(home, file=tmp_path / name), None, False)
+        assert words in str(caught.value)
+        assert "location" not in str(caught.value) + caught.value.text("da")
+        assert "--source" in caught.value.text("da")
+
+
+def test_a_source_that_agent_yaml_describes_is_corrected_there(home: Home, tmp_path: Path) -> None:
+    path = home.folder / "agent.yaml"
+    block = f"  nye: {{citizen: cpr, source: {{location: {tmp_path / 'nowhere.csv'}}}}}\n"
+    path.write_text(path.read_text(encoding="utf-8") + block, encoding="utf-8")
+    home = Home.open(home.folder)
+    with pytest.raises(DataError) as caught:
+        registration.register(home, "nye", settings_of(home, citizen=None), None, False)
+    assert str(caught.value).endswith("; correct source.location")
+    assert caught.value.text("da").endswith("; ret source.location")
+
+
+@pytest.mark.parametrize("text", ["/a/source.location: it is not there", "/a/location: none", "db/location:x: none"])
+def test_a_name_that_reads_like_a_setting_stays(text: str) -> None:
+    assert registration._as_typed(text) == text
+
+
 def test_the_same_citizens_are_the_same_population_unless_somebody_says_otherwise(
     home: Home, town: Municipality, tmp_path: Path
 ) -> None:

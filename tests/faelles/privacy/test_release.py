@@ -18,7 +18,8 @@ from faelles.privacy.accountant import Event
 from faelles.privacy.dpsgd import LocalTerms, train_locally
 from faelles.privacy.mechanisms import Randomness, SecureRandomness
 from faelles.privacy.plan import PrivacyPlan
-from faelles.privacy.release import TrainingRelease, release_histogram, release_update, score_histogram
+from faelles.privacy.release import release_histogram, score_histogram
+from faelles.privacy.update import TrainingRelease, release_update
 
 ALPHA = 1e-6  # of each test on production randomness, which cannot be seeded
 ROWS = 3
