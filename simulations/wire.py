@@ -44,7 +44,7 @@ TERMS: Final = ("strategy=fedadam", "quorum=1.0", "deadline=2m", "wait=1m", "del
 PATIENCE_S: Final = 600.0
 STOCK_ROUNDS: Final = 4  # at most: each takes many seconds
 WIDTHS: Final = (1000, 980)  # of the large model
-IDLE_S, SETTLING_S = 10.0, 30.0
+IDLE_S, SETTLING_S = 10.0, 35.0
 BYTES: Final = 4  # of a float32
 PARTS: Final = {"node": "flower-supernode", "worker": "client.worker"}
 MISTAKE, INTERRUPTED = 2, 130
@@ -94,9 +94,9 @@ def measure(usecase: UseCase, agents: int, rounds: int, folder: Path, *, stock: 
     with running(usecase, agents, folder) as (live, relay):
         codes = [town.code for town in live.towns]
         assert live.coordinator is not None
-        idle, busy = rest(live, relay)
         coordinator = memory(family(live.coordinator.process.pid))
         followed = follow(live, live.order(f"rounds={rounds}", *TERMS), relay, codes, PATIENCE_S)
+        idle, busy = rest(live, relay)
         measured = Measured(
             agents=agents, parameters=shared_parameters(usecase.card), idle_bytes=idle, idle_core=busy,
             coordinator=coordinator, followed=followed, parts=weigh(live),
@@ -129,7 +129,8 @@ def running(usecase: UseCase, agents: int, folder: Path) -> Iterator[tuple[LiveF
 
 
 def rest(live: LiveFederation, relay: Relay) -> tuple[float, float]:
-    """Wait a little while nothing is asked; return an agent's bytes a second, and its share of a core."""
+    """Wait until nothing goes on, and a little longer; return an agent's bytes a second, and its share of a core."""
+    time.sleep(SETTLING_S)  # a worker looks often for half a minute after its last message
     pids = [pid for agent in live.agents.values() for pid in family(agent.process.pid)]
     carried, busy_s = relay.carried, processor_s(pids)
     time.sleep(IDLE_S)
