@@ -4,6 +4,7 @@ Hidden layers use tanh: bounded activations keep gradients small, so that clippi
 2021, Tempered Sigmoid Activations for Deep Learning with Differential Privacy).
 """
 
+import functools
 import itertools
 from collections.abc import Mapping
 
@@ -40,14 +41,23 @@ class Network(nn.Module):
 
 def build_model(card: UseCaseCard) -> Network:
     """Build the card's model; its parameters are whatever memory held until they are loaded."""
-    outputs = 1 if card.label.kind == "binary" else len(card.label.values)
-    return Network(input_width(card), card.model.hidden, outputs)
+    return Network(input_width(card), card.model.hidden, _outputs(card))
 
 
 def parameter_shapes(card: UseCaseCard) -> dict[str, tuple[int, ...]]:
     """Map every parameter name to its shape, in the card's order."""
+    return dict(_shapes(input_width(card), card.model.hidden, _outputs(card)))
+
+
+def _outputs(card: UseCaseCard) -> int:
+    return 1 if card.label.kind == "binary" else len(card.label.values)
+
+
+@functools.cache  # a coordinator asks for every reply
+def _shapes(inputs: int, hidden: tuple[int, ...], outputs: int) -> tuple[tuple[str, tuple[int, ...]], ...]:
     with torch.device("meta"):
-        return {name: tuple(p.shape) for name, p in build_model(card).named_parameters()}
+        model = Network(inputs, hidden, outputs)
+    return tuple((name, tuple(p.shape)) for name, p in model.named_parameters())
 
 
 def shared_shapes(card: UseCaseCard) -> dict[str, tuple[int, ...]]:

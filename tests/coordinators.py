@@ -49,12 +49,12 @@ clientapp = "client.app:app"
 """
 
 
-def wait_until(holds: Callable[[], bool], within_s: float, what: str) -> None:
-    """Wait for something that other processes do."""
+def wait_until(holds: Callable[[], bool], within_s: float, what: str, every_s: float = 0.05) -> None:
+    """Wait for something that other processes do; where a look costs them something, look less often."""
     end = time.monotonic() + within_s
     while not holds():
         assert time.monotonic() < end, f"{what}: not within {within_s:g} s"
-        time.sleep(0.05)
+        time.sleep(every_s)
 
 
 def bundle_of(files: Mapping[str, str]) -> bytes:

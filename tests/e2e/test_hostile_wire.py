@@ -155,7 +155,7 @@ class Hands:
             found.extend(self._grid.pull_messages([number]))
             return bool(found)
 
-        wait_until(look, REPLY_S, f"reply to {message.metadata.message_type[:40]}")
+        wait_until(look, REPLY_S, f"reply to {message.metadata.message_type[:40]}", every_s=0.15)
         return found[0]
 
     def close(self) -> None:

@@ -61,7 +61,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ran]:
         live.start()
         agents = [one.process.pid for one in live.agents.values()]
         with Sockets(pids=agents).watched() as sockets:
-            run = live.order("rounds=3", "quorum=1.0", "deadline=2m", "strategy=fedadam", "deliver=2m")
+            run = live.order("rounds=2", "quorum=1.0", "deadline=2m", "strategy=fedadam", "deliver=2m")
             record = live.finish(run, 150)
         assert live.coordinator is not None
         everybody = descendants([*agents, live.coordinator.process.pid])
@@ -80,7 +80,7 @@ def spoken(processes: list[psutil.Process]) -> list[str]:
 def test_three_municipalities_learn_a_model(ran: Ran) -> None:
     assert (ran.record.status, ran.record.why, ran.record.sits_out) == ("completed", "", {})
     assert ran.record.expected == ran.record.delivered == CODES
-    assert [one.contributing for one in ran.record.rounds] == [CODES] * 3
+    assert [one.contributing for one in ran.record.rounds] == [CODES] * 2
     assert ran.record.evaluation is not None
     assert ran.record.evaluation.contributing == CODES
 
@@ -120,7 +120,7 @@ def test_every_municipality_has_the_model_and_a_journal_that_names_the_coordinat
         store.close()
         assert {line["recipient"] for line in lines} == {ran.live.home.settings.address}
         assert [line["kind"] for line in lines] == [
-            "query.ready", "train", "train", "train", "evaluate", "query.final", "query.close",
+            "query.ready", "train", "train", "evaluate", "query.final", "query.close",
         ]  # fmt: skip
 
 
@@ -128,7 +128,7 @@ def test_the_run_says_where_its_model_came_from(ran: Ran) -> None:
     found = Provenance.model_validate_json((ran.run.folder / "provenance.json").read_bytes())
     assert found.card_sha256 == CARD.sha256
     assert found.packages["server"] == package_sha256("server")
-    assert json.loads(found.config)["terms"]["rounds"] == 3
+    assert json.loads(found.config)["terms"]["rounds"] == 2
     assert str(ran.live.folder) not in found.model_dump_json()
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from faelles.card import UseCaseCard
 from faelles.features import Citizens
 from faelles.models import Arrays, Network
-from faelles.privacy import dpsgd, release
+from faelles.privacy import dpsgd, release, update
 from faelles.privacy.dpsgd import CitizenOptimizer, LocalTerms, train_locally
 from faelles.privacy.mechanisms import Mechanisms, Randomness, SecureMechanisms
 from faelles.privacy.plan import PrivacyPlan
@@ -112,7 +112,7 @@ def local_state_tuned_after_the_noise(patch: pytest.MonkeyPatch) -> None:
         again = train_locally(model, private, citizens, plan, terms, WithoutNoise(randomness), proximal)
         return private | {name: again[name] for name in again if name not in proximal}
 
-    patch.setattr(release, "train_locally", tuned)
+    patch.setattr(update, "train_locally", tuned)
 
 
 def local_state_without_noise(patch: pytest.MonkeyPatch) -> None:
@@ -124,7 +124,7 @@ def local_state_without_noise(patch: pytest.MonkeyPatch) -> None:
         private = train_locally(model, start, citizens, plan, terms, randomness, proximal)
         return {name: (private if name in proximal else exact)[name] for name in private}
 
-    patch.setattr(release, "train_locally", split)
+    patch.setattr(update, "train_locally", split)
 
 
 def no_noise_in_empty_batches(patch: pytest.MonkeyPatch) -> None:
