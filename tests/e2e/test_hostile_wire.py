@@ -56,7 +56,6 @@ pytestmark = [pytest.mark.timeout(500), pytest.mark.live]
 # A run costs little, so that every attack has a run of its own.
 CARD = build_card(model={"local": list(LOCAL)}, privacy={"epsilon": 0.2})
 CODE = "0851"
-SAMPLE = 2  # drafts of each attack
 REPLY_S = 60.0
 PLAIN, WITH_ONE_MORE = MANY, with_one_more(WILD, False)
 # Processes of the agents pause between two looks for less than they do in life; nothing else of them is changed.
@@ -300,7 +299,7 @@ def known_of(stage: Stage, number: int) -> Known:
     return Known(card=CARD, declared_size=DECLARED_SIZE, federation=names[0], others=tuple(names[1:]), foreign="{}")
 
 
-def check_attacks(stage: Stage) -> None:
+def check_attacks(stage: Stage, sample: int) -> None:
     hands = Hands(stage.home, harmless_bundle())
     heads: tuple[list[str], list[str]] = [], []
     codes: set[Code | None] = set()
@@ -311,7 +310,7 @@ def check_attacks(stage: Stage) -> None:
         alike = len(attack.codes - {None}) == len(attack.codes) == 1 and attack.happening is Happening.NOTHING
         federation = -1 if alike and attack.opening is begun else number
         known = [replace(known_of(stage, federation), heads=one) for one in heads]
-        codes |= play(stage, hands, attack, known, opened=federation in opened)
+        codes |= play(stage, hands, attack, known, sample, opened=federation in opened)
         opened.add(federation)
     hands.close()
     assert codes == EXPECTED
@@ -331,13 +330,14 @@ def harmless_bundle() -> bytes:
     return out.getvalue()
 
 
-def play(stage: Stage, hands: Hands, attack: Attack, known: list[Known], opened: bool) -> set[Code | None]:
+def play(stage: Stage, hands: Hands, attack: Attack, known: list[Known], sample: int, opened: bool) -> set[Code | None]:
     """Play an attack on both at once; return the codes of all replies, where None is an answer."""
     codes: set[Code | None] = set()
     for drafts in zip(*(() if opened else attack.opening(one) for one in known), strict=True):
         codes.add(ask(stage, hands, drafts, known))
     happen(stage, attack.happening)
-    for drafts in itertools.islice(zip(*(attack.drafts(one) for one in known), strict=True), SAMPLE):
+    enough = max(sample, len(attack.codes))  # to see each of them
+    for drafts in itertools.islice(zip(*(attack.drafts(one) for one in known), strict=True), enough):
         codes.add(ask(stage, hands, drafts, known))
     happen(stage, attack.happening, back=True)
     return codes
@@ -364,6 +364,7 @@ def happen(stage: Stage, happening: Happening, back: bool = False) -> None:
             edit(folder / POLICY, *(RULES[happening][::-1] if back else RULES[happening]))
 
 
-def test_a_hostile_coordinator_gets_over_the_wire_what_it_gets_without_one(stage: Stage) -> None:
+@pytest.mark.parametrize("drafts", [1, pytest.param(10, marks=pytest.mark.soak)])
+def test_a_hostile_coordinator_gets_over_the_wire_what_it_gets_without_one(stage: Stage, drafts: int) -> None:
     check_nothing_of_a_bundle_runs(stage)
-    check_attacks(stage)
+    check_attacks(stage, drafts)
