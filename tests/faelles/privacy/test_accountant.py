@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from dp_accounting.pld import PLDAccountant
 from dp_accounting.rdp import RdpAccountant
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy import stats
@@ -163,6 +163,7 @@ def test_epsilon_falls_with_delta_and_rises_with_the_curve() -> None:
 
 
 @given(scale=st.floats(0, 1e6), allowed=st.floats(0, 0.999), place=st.integers(0, len(ORDERS) - 1))
+@example(scale=0.0, allowed=0.75, place=1)
 def test_each_order_gives_an_epsilon_of_its_own_and_the_smallest_is_epsilon(
     scale: float, allowed: float, place: int
 ) -> None:
