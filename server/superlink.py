@@ -104,7 +104,7 @@ async def own_messages_only(request: Request, call_next: RequestResponseEndpoint
 
 
 def _is_reply(pushed: PushMessagesRequest) -> bool:
-    """Say whether a push is one message that consists of itself, of parts no deeper and no more than a model needs."""
+    """Say whether a push is one message, of its own parts and of no more than a model needs."""
     if len(pushed.messages_list) != 1 or len(pushed.message_object_trees) != 1:
         return False
     (message,), (tree,) = pushed.messages_list, pushed.message_object_trees
