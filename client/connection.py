@@ -6,9 +6,7 @@ login.key            what the node logs in with, readable by its owner only
 request.json         the request that KOMBIT enrols
 """
 
-import ipaddress
 import os
-import re
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,14 +21,13 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from client import keys
 from client.home import Home
 from client.language import danish_mistakes
+from faelles import address
 from faelles.card import describe_mistakes
 from faelles.errors import ConfigError, EnrolmentError
 from faelles.identifiers import CVR
 
 COORDINATOR, CA, LOGIN, REQUEST = "coordinator.yaml", "coordinator-ca.pem", "login.key", "request.json"
-LARGEST_PORT: Final = 65535
 LARGEST_CA: Final = 1024 * 1024  # bytes; a system's whole trust store is a quarter of that
-LABEL = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
 
 
 class Address(str):
@@ -44,17 +41,15 @@ class Address(str):
 
     def __new__(cls, text: str) -> Self:
         """Read an address as it was typed; no port is taken for granted, for coordinators listen on different ones."""
-        found = re.fullmatch(r"(?P<host>\[[^\]]*\]|[^:\[\]/@]+):(?P<port>[0-9]{1,5})", text.strip())
-        host = _host(found["host"]) if found else None
-        port = int(found["port"]) if found else 0
-        if host is None or not 0 < port <= LARGEST_PORT:
+        found = address.split(text)
+        if found is None:
             raise ConfigError(
                 "coordinator: expected HOST:PORT without https://, such as federation.example.dk:8443 or [::1]:8443, "
                 "something else came; type it as KOMBIT wrote it",
                 da="koordinator: skal være VÆRT:PORT uden https://, som federation.example.dk:8443 eller [::1]:8443; "
                 "skriv den, som KOMBIT oplyste den",
             )
-        return super().__new__(cls, f"{host}:{port}")
+        return super().__new__(cls, address.join(*found))
 
     @property
     def host(self) -> str:
@@ -65,19 +60,6 @@ class Address(str):
     def port(self) -> int:
         """Return the port."""
         return int(self.rpartition(":")[2])
-
-
-def _host(text: str) -> str | None:
-    """Write a host as it is asked for; None where it is none."""
-    try:
-        if text.startswith("["):
-            return f"[{ipaddress.IPv6Address(text[1:-1])}]"
-        name = text.encode("idna").decode().lower()
-        if re.fullmatch(r"[0-9.]+", name):
-            return str(ipaddress.IPv4Address(name))
-    except ValueError:
-        return None
-    return name if len(name) <= 253 and re.fullmatch(rf"{LABEL}(\.{LABEL})*", name) else None
 
 
 class CoordinatorSettings(BaseModel):

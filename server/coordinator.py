@@ -14,13 +14,14 @@ from pathlib import Path
 
 import uvicorn
 
+from faelles.address import join
 from faelles.errors import ConfigError, FaellesError
 from faelles.health import HealthServer
 from faelles.loopback import HOST
 from server.control import Control
 from server.doors import LOOPBACK, PUBLIC, Door
 from server.executor import Executor
-from server.home import Home, join_address, split_address
+from server.home import Home, split_address
 from server.keeper import Keeper
 from server.lock import hold
 from server.superlink import build_superlink, known_to
@@ -135,7 +136,7 @@ def _bind(host: str, port: int) -> socket.socket:
         one.close()
         why = (error.strerror or "cannot be used").lower()
         raise ConfigError(
-            f"{join_address(host, port)}: expected an address that is free here, {why}; end what uses it, "
+            f"{join(host, port)}: expected an address that is free here, {why}; end what uses it, "
             "or change coordinator.yaml"
         ) from None
     return one

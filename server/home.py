@@ -13,9 +13,7 @@ runs/                  a folder for each run
 Every secret is readable by its owner only, and nothing starts where it is not.
 """
 
-import ipaddress
 import os
-import re
 import secrets
 import ssl
 from collections.abc import Mapping
@@ -27,6 +25,7 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from faelles.address import join, split
 from faelles.card import describe_mistakes
 from faelles.certificates import (
     Pair,
@@ -42,7 +41,6 @@ from server import heads
 
 SETTINGS = "coordinator.yaml"
 YEARS = 365
-LABEL = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
 Port = Annotated[int, Field(ge=1, le=65535)]
 
 
@@ -216,7 +214,7 @@ def create(folder: Path, wish: Wish) -> Home:
         KeyFileError: A certificate was given that cannot be used.
     """
     host, port = split_address(wish.address, "--address")
-    listen = wish.listen or (join_address(host, port) if _is_loopback(host) else f"0.0.0.0:{port}")
+    listen = wish.listen or (join(host, port) if _is_loopback(host) else f"0.0.0.0:{port}")
     bound = split_address(listen, "--listen")
     _check_ports({"--address": port} | ({"--listen": bound[1]} if wish.listen else {}), wish)
     if (folder / SETTINGS).exists():
@@ -229,7 +227,7 @@ def create(folder: Path, wish: Wish) -> Home:
         check_certificate(certificate, key, datetime.now(UTC))
     try:
         settings = Settings(
-            version=1, address=join_address(host, port), listen=join_address(*bound),
+            version=1, address=join(host, port), listen=join(*bound),
             loopback_port=wish.loopback_port, health_port=wish.health_port, certificate=certificate, key=key,
         )  # fmt: skip
     except ValidationError as error:
@@ -255,32 +253,13 @@ def split_address(address: str, name: str = "address") -> tuple[str, int]:
     Raises:
         ConfigError: It is something else.
     """
-    found = re.fullmatch(r"(?P<host>\[[^\]]*\]|[^:\[\]/@]+):(?P<port>[0-9]{1,5})", address.strip())
-    host = _host(found["host"]) if found else None
-    if found is None or host is None or not 0 < int(found["port"]) < 65536:
+    found = split(address)
+    if found is None:
         raise ConfigError(
             f"{name}: expected HOST:PORT without https://, such as federation.example.dk:8443 or [::1]:8443, "
             f"got {ascii(address)[:80]}; correct it"
         )
-    return host, int(found["port"])
-
-
-def join_address(host: str, port: int) -> str:
-    """Write host:port, an IPv6 address in brackets: without them nobody can tell where its port begins."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def _host(text: str) -> str | None:
-    """Write a host as it is asked for, an IPv6 address without its brackets; None where it is none."""
-    try:
-        if text.startswith("["):
-            return str(ipaddress.IPv6Address(text[1:-1]))
-        name = text.encode("idna").decode().lower()
-        if re.fullmatch(r"[0-9.]+", name):
-            return str(ipaddress.IPv4Address(name))
-    except ValueError:
-        return None
-    return name if len(name) <= 253 and re.fullmatch(rf"{LABEL}(\.{LABEL})*", name) else None
+    return found
 
 
 def _check_ports(public: Mapping[str, int], wish: Wish) -> None:

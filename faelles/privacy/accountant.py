@@ -192,7 +192,7 @@ def epsilons(curve: Curve, delta: float) -> Curve:
         return np.where(curve == 0, 0.0, np.inf)
     bounds = curve + np.log1p(-1 / _ORDERS) - np.log(delta * _ORDERS) / (_ORDERS - 1)
     # The divergence at any order above 1 is at least KL; this bound alone makes epsilon 0 when almost nothing leaks.
-    return np.where(-np.expm1(-curve) < delta**2, np.minimum(bounds, 0.0), bounds)
+    return np.asarray(np.where(-np.expm1(-curve) < delta**2, np.minimum(bounds, 0.0), bounds))
 
 
 def delta(curve: Curve, epsilon: float) -> float:
