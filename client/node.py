@@ -33,11 +33,9 @@ from faelles.privacy.plan import PrivacyPlan
 from faelles.privacy.release import Release, release_histogram
 from faelles.privacy.update import release_update
 from faelles.records import (
-    LARGEST_PULL,
     LEDGER_HEAD,
     MODEL_SHA256,
     PLAN,
-    PROXIMAL_MU,
     TERMS,
     Answer,
     Code,
@@ -47,6 +45,7 @@ from faelles.records import (
     Request,
     model_sha256,
     pack,
+    pull_of,
     unpack,
 )
 from faelles.terms import RunTerms
@@ -185,7 +184,7 @@ class Node:
         start = self.parameters(card, request.federation, request.server_round, request.arrays)
         released = release_update(
             card, build_model(card), start, self.dataset(card, consented.population.name).training, plan,
-            LocalTerms(learning_rate=card.training.learning_rate, proximal_mu=_pull(request)),
+            LocalTerms(learning_rate=card.training.learning_rate, proximal_mu=pull_of(request)),
             self.mechanisms.open_release(request.federation, request.server_round, Kind.TRAIN),
         )  # fmt: skip
         state = pack({}, released.local) if card.model.local else None
@@ -320,10 +319,3 @@ def _shared(model: bytes, asked: Arrays) -> Arrays:
     """Pick the shared parameters of a kept model, in the order in which they are asked about."""
     kept = unpack(model)[1]
     return {name: kept[name] for name in asked}
-
-
-def _pull(request: Request) -> float:
-    mu = request.extra.get(PROXIMAL_MU, 0.0)
-    if not isinstance(mu, (int, float)) or not 0 <= mu < LARGEST_PULL:
-        raise WireError(f"{PROXIMAL_MU}: expected a number from 0 to below {LARGEST_PULL:g}, another came")
-    return float(mu)

@@ -5,6 +5,8 @@ from pathlib import Path
 
 from hydra.core.config_store import ConfigStore
 
+ENGINES = ("cohort", "reference", "flower", "ray")  # how simulated municipalities answer
+
 
 @dataclass(kw_only=True)
 class StrategyConfig:
@@ -65,6 +67,9 @@ class SimulationConfig:
     weighting: str = "declared"
     quorum: float = 0.8
     deadline_s: float = 600.0
+    engine: str = "cohort"
+    device: str = "auto"
+    parity: bool = False
     workers: int | None = None
     resume: bool = False
 

@@ -18,6 +18,7 @@ Agents do not upgrade on one day: the present version and the one before are ser
 its request. The digests that stores hold are of neither: what is asked and answered is digested as version 1 wrote it.
 """
 
+import functools
 import hashlib
 import io
 import json
@@ -30,10 +31,11 @@ from enum import IntEnum, StrEnum
 from typing import TypeGuard
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Error, Message, RecordDict
 
 from faelles.errors import WireError
 from faelles.models import Arrays
+from faelles.npy import array_record, filled, from_flower
 
 SCHEMA_VERSION = 2
 SERVED = (1, 2)
@@ -199,12 +201,26 @@ class Answer:
         return _answer(config, arrays)
 
 
-def request_content(request: Request) -> RecordDict:
-    """Render a request as a Flower message's content; with the digest of its arrays where its version wants it."""
+class Parcel:
+    """Hold a model as it is sent, rendered once however many are sent it."""
+
+    def __init__(self, arrays: Arrays) -> None:
+        self._arrays = arrays
+        self.record = array_record(arrays)
+
+    @functools.cached_property
+    def sha256(self) -> str:
+        """Identify the model."""
+        return model_sha256(self._arrays)
+
+
+def request_content(request: Request, parcel: Parcel | None = None) -> RecordDict:
+    """Render a request as a Flower message's content; `parcel` holds its arrays where others are sent the same."""
+    sent = Parcel(request.arrays) if parcel is None else parcel
     config = _config(request)
     if MODEL_SHA256 in ALLOWED[request.schema][request.kind] and MODEL_SHA256 not in config:
-        config[MODEL_SHA256] = model_sha256(request.arrays)
-    return _content(config, request.arrays)
+        config[MODEL_SHA256] = sent.sha256
+    return _content(config, sent.record)
 
 
 def parse_request(message: Message) -> Request:
@@ -235,9 +251,21 @@ def parse_request(message: Message) -> Request:
     )
 
 
+def pull_of(request: Request) -> float:
+    """Read the pull that FedProx asks for; 0 where there is none.
+
+    Raises:
+        WireError: It is beyond the public bound.
+    """
+    mu = request.extra.get(PROXIMAL_MU, 0.0)
+    if not isinstance(mu, (int, float)) or not 0 <= mu < LARGEST_PULL:
+        raise WireError(f"{PROXIMAL_MU}: expected a number from 0 to below {LARGEST_PULL:g}, another came")
+    return float(mu)
+
+
 def answer_message(answer: Answer, request: Message) -> Message:
     """Render an answer as the reply to a message."""
-    return Message(_content(_config(answer), answer.arrays), reply_to=request)
+    return Message(_content(_config(answer), array_record(answer.arrays)), reply_to=request)
 
 
 def refusal_message(refusal: Refusal, request: Message) -> Message:
@@ -305,9 +333,8 @@ def _config(part: Request | Answer) -> dict[str, Scalar]:
     }
 
 
-def _content(config: Mapping[str, Scalar], arrays: Arrays) -> RecordDict:
-    record = ArrayRecord({name: Array(array) for name, array in arrays.items()})
-    return RecordDict({ARRAYS: record, CONFIG: ConfigRecord(dict(config))})
+def _content(config: Mapping[str, Scalar], record: ArrayRecord) -> RecordDict:
+    return filled(RecordDict(), {ARRAYS: record, CONFIG: filled(ConfigRecord(), config)})
 
 
 def _answer(config: Mapping[str, Scalar], arrays: Arrays) -> Answer:
@@ -335,7 +362,7 @@ def _read(message: Message) -> tuple[dict[str, Scalar], Arrays]:
     if len(values) != len(config):
         raise WireError(f"{CONFIG}: expected text and finite numbers, something else came")
     try:
-        arrays = {name: array.numpy() for name, array in record.items()}
+        arrays = {name: from_flower(array) for name, array in record.items()}
         readable = all(isinstance(array, np.ndarray) for array in arrays.values())  # bytes of a zip become no array
     except Exception:
         # Whatever numpy makes of foreign bytes, the sender learns only that they were not an array.

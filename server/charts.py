@@ -125,9 +125,9 @@ def curve_chart(
     near = [level for level in levels if min(heights) - 2 * reach <= level[0] <= max(heights) + 2 * reach]
     width, height = 480.0, 290.0
     rounds = [point.x for point in points]
-    x_axis, x_ticks = _linear(min(rounds), max(rounds), LEFT, width - RIGHT, whole=True)
+    x_axis, x_ticks = linear_axis(min(rounds), max(rounds), LEFT, width - RIGHT, whole=True)
     every = heights + [level for level, _ in near]
-    y_axis, y_ticks = _linear(min(every), max(every), height - BOTTOM, TOP)
+    y_axis, y_ticks = linear_axis(min(every), max(every), height - BOTTOM, TOP)
     strokes = [Stroke(path=f"M{LEFT} {y_axis.place(level)}H{width - RIGHT}", style=style) for level, style in near]
     strokes.append(Stroke(path=_path(points, x_axis, y_axis), style="main"))
     shown = points if len(points) <= MANY_POINTS else [points[-1]]
@@ -166,7 +166,7 @@ def size_chart(
     x_axis = Axis(low=min(sizes) / 1.3, high=max(sizes) * 1.3, start=LEFT, end=width - RIGHT, logarithmic=True)
     if len(set(sizes)) == 1:
         x_axis = Axis(low=min(sizes) / 3, high=max(sizes) * 3, start=LEFT, end=width - RIGHT, logarithmic=True)
-    y_axis, y_ticks = _linear(min(heights), max(heights), height - BOTTOM, TOP)
+    y_axis, y_ticks = linear_axis(min(heights), max(heights), height - BOTTOM, TOP)
     strokes = [Stroke(path=f"M{LEFT} {y_axis.place(0)}H{width - RIGHT}", style="zero")] if zero else []
     if len(middle) > 1:
         strokes.append(Stroke(path=_path(middle, x_axis, y_axis), style="middle"))
@@ -193,7 +193,9 @@ def size_edges(low: float, high: float) -> list[int]:
     return [edge for edge in edges if low <= edge <= high]
 
 
-def _linear(low: float, high: float, start: float, end: float, *, whole: bool = False) -> tuple[Axis, tuple[Tick, ...]]:
+def linear_axis(
+    low: float, high: float, start: float, end: float, *, whole: bool = False
+) -> tuple[Axis, tuple[Tick, ...]]:
     """Choose an axis whose ends are round figures, with four to eight gridlines."""
     if high - low < 1e-9:
         low, high = (low - 1, high + 1) if whole else (low - 0.01, high + 0.01)

@@ -17,6 +17,7 @@ from faelles.records import (
     Answer,
     Code,
     Kind,
+    Parcel,
     Request,
     Scalar,
     parse_answer,
@@ -104,9 +105,10 @@ class Dialogue:
             arrays=arrays or {},
         )  # fmt: skip
         patience = Patience(deadline_s=self._config.deadline_s, wait_s=self._config.wait_s, needed=needed)
+        parcel = Parcel(request.arrays)
         began = self._clock()
         absent = self._exchange.ask(
-            {node: self._asking(node, replace(request, extra=extra)) for node, extra in extras.items()},
+            {node: self._asking(node, replace(request, extra=extra), parcel) for node, extra in extras.items()},
             lambda node, message: self._sort(node, request, message, check, replies),
             patience,
             late=lambda node: replies.late.append(self._names[node]),
@@ -120,14 +122,14 @@ class Dialogue:
         """Look once more for replies that came late."""
         self._exchange.settle()
 
-    def _asking(self, node: int, request: Request) -> Ask:
+    def _asking(self, node: int, request: Request, parcel: Parcel) -> Ask:
         """Word a request each time that it is sent: in the version that the node speaks, with its latest head."""
 
         def ask(lives_s: float) -> Message:
             head = self._heads.last(self._names[node]) if request.kind in PRESENTED else None
             # A head shows an account that was set back.
             extra = request.extra if head is None else {**request.extra, LEDGER_HEAD: head}
-            content = request_content(replace(request, extra=extra, schema=self._schemas[node]))
+            content = request_content(replace(request, extra=extra, schema=self._schemas[node]), parcel)
             return Message(content=content, message_type=request.kind, dst_node_id=node, ttl=lives_s)
 
         return ask

@@ -35,6 +35,8 @@ class LedgerHeads:
             self._database = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None)
             # SQLite takes an empty file for an empty database; heads that were lost must not pass for none.
             self._database.execute("SELECT municipality, number, head FROM head LIMIT 1")
+            self._known: dict[str, str] = {}
+            self._version: object = None  # of the database, when what is known was read
         except (OSError, sqlite3.Error):
             raise RunError(
                 f"{path}: expected the heads that municipalities signed, it cannot be read; restore it"
@@ -42,8 +44,11 @@ class LedgerHeads:
 
     def last(self, municipality: str) -> str | None:
         """Return the last head of a municipality; None where it has sent none."""
-        found = self._run("SELECT head FROM head WHERE municipality = ?", municipality)
-        return str(found[0][0]) if found else None
+        version = self._run("PRAGMA data_version")  # another run of this coordinator may have written
+        if version != self._version:
+            self._known = {str(name): str(head) for name, head in self._run("SELECT municipality, head FROM head")}
+            self._version = version
+        return self._known.get(municipality)
 
     def keep(self, municipality: str, head: str) -> None:
         """Keep a head, unless a later one is known: an answer that is sent again carries the one it had."""
@@ -52,6 +57,7 @@ class LedgerHeads:
             "SET number = excluded.number, head = excluded.head WHERE excluded.number >= head.number",
             municipality, _number(head), head,
         )  # fmt: skip
+        self._version = None  # which of the two stands there is the database's to say
 
     def close(self) -> None:
         """Close the database."""

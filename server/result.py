@@ -192,6 +192,8 @@ class Result(_Part):
     curve_label: str = "exact, not releasable"
     sites: dict[str, Site]
     run: RunRecord
+    # A simulator's certificate: municipality -> array -> its largest difference from the reference in any round.
+    parity: dict[str, dict[str, float]] | None = None
     timing: Timing
 
     @property

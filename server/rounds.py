@@ -173,10 +173,11 @@ class Federation:
         began = self._clock()
         extra = adapter.configure(number, arrays, {})
         card = self._config.card
+        texts = {plan: plan.to_json() for plan in set(self._plans.values())}  # most state one of a few sizes
         replies = self._dialogue.ask(
             Kind.TRAIN,
             number,
-            {node: {PLAN: self._plans[name].to_json(), **extra} for node, name in self._taking_part().items()},
+            {node: {PLAN: texts[self._plans[name]], **extra} for node, name in self._taking_part().items()},
             arrays=arrays,
             check=lambda name, answer: check_update(card, self._plans[name], answer),
             needed=self._record.needed,

@@ -1,5 +1,6 @@
 """Check every reply before it may touch the model: a faulty or poisoned municipality is named, never aggregated."""
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -31,8 +32,10 @@ def check_update(card: UseCaseCard, plan: PrivacyPlan, answer: Answer) -> None:
     Raises:
         WireError: Other names, shapes or type, numbers that are not finite, or an absurd norm.
     """
-    check_arrays(shared_shapes(card), answer.arrays)
-    norm = float(np.sqrt(sum(np.square(array, dtype=np.float64).sum() for array in answer.arrays.values())))
+    shapes = shared_shapes(card)
+    check_arrays(shapes, answer.arrays)
+    vector_D = np.concatenate([array.ravel() for array in answer.arrays.values()]).astype(np.float64)
+    norm = math.sqrt(vector_D @ vector_D)
     limit = update_limit(card, plan)
     if norm > limit:
         raise WireError(f"update: expected a norm of at most {limit:.3g}, a larger one came")
@@ -45,7 +48,7 @@ def update_limit(card: UseCaseCard, plan: PrivacyPlan) -> float:
     """
     if not plan.private:
         return float("inf")
-    parameters = sum(int(np.prod(shape)) for shape in shared_shapes(card).values())
+    parameters = sum(math.prod(shape) for shape in shared_shapes(card).values())
     noise = SLACK * plan.noise_multiplier * plan.clipping_norm * parameters**0.5 / plan.divisor
     step = card.training.learning_rate * (SLACK * plan.clipping_norm + noise)
     # FedProx's pull shortens an update while learning_rate * mu < 1; one that diverges beyond it is rightly refused.

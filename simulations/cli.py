@@ -4,6 +4,7 @@ import logging
 import os
 import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
@@ -11,6 +12,7 @@ import hydra
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
@@ -19,6 +21,7 @@ from catalogue import shelf
 from configs.schema import SimulationConfig, register
 from faelles.errors import FaellesError
 from simulations.run import run_study
+from simulations.sweeps.jobs import Sweep
 
 MISTAKE = 2  # the exit status of something that the user can mend
 INCOMPLETE = 3  # of a run that fell below its quorum
@@ -36,25 +39,38 @@ def main() -> None:
     torch.set_num_threads(1)
     register()
     statuses: list[int] = []
+    sweep = Sweep(console)
 
     @hydra.main(version_base="1.3", config_path="pkg://configs", config_name="simulation")
     def simulate(config: DictConfig) -> None:
-        statuses.append(_simulate(config))
+        statuses.append(_simulate(config, sweep))
 
     try:
-        simulate()
+        _run_all(simulate, sweep)
     except (HydraException, OmegaConfBaseException) as error:
         _stop(_one_line(error))
     except KeyboardInterrupt:
-        _stop("interrupted; the same command with resume=true and the same hydra.run.dir goes on", 130)
+        place = f"hydra.sweep.dir={shlex.quote(str(sweep.folder))}" if sweep.folder else f"the same {_folder_setting()}"
+        _stop(f"interrupted; the same command with resume=true and {place} goes on", 130)
     except OSError as error:
         what = (error.strerror or "cannot be written").lower()
-        _stop(f"{error.filename or 'results'}: {what}; choose another hydra.run.dir")
+        _stop(f"{error.filename or 'results'}: {what}; choose another {_folder_setting()}")
     # The worst job of a multirun decides; the others have run.
     sys.exit(next((status for status in (MISTAKE, INCOMPLETE) if status in statuses), 0))
 
 
-def _simulate(config: DictConfig) -> int:
+def _run_all(simulate: Callable[[], None], sweep: Sweep) -> None:
+    """Run one study, or a sweep to its table."""
+    try:
+        simulate()
+    except Exception:
+        # Hydra raises a fault of ours after the last job: what the others reached is not lost with it.
+        sweep.finish()
+        raise
+    sweep.finish()
+
+
+def _simulate(config: DictConfig, sweep: Sweep) -> int:
     """Run one study and return its exit status; Hydra calls this once, or once for each job of a multirun."""
     run = HydraConfig.get()
     command = shlex.join(["faelles-sim", *run.overrides.task])
@@ -62,12 +78,20 @@ def _simulate(config: DictConfig) -> int:
     assert isinstance(resolved, SimulationConfig)
     logging.getLogger("flwr").setLevel(logging.WARNING)
     try:
-        result = run_study(resolved, Path(run.runtime.output_dir), command, console)
+        if run.mode == RunMode.MULTIRUN:
+            result = sweep.run(resolved, run, command)
+        else:
+            result = run_study(resolved, Path(run.runtime.output_dir), command, console)
     except FaellesError as error:
         # Caught here, for Hydra would print a line of its own about a job that raises.
         _complain(str(error))
         return MISTAKE
     return INCOMPLETE if result.run.status == "incomplete" else 0
+
+
+def _folder_setting() -> str:
+    """Name the setting that decides where results go."""
+    return "hydra.sweep.dir" if {"-m", "--multirun"} & set(sys.argv) else "hydra.run.dir"
 
 
 def _list_usecases() -> None:

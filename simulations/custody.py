@@ -31,7 +31,8 @@ from faelles.privacy.mechanisms import SecureMechanisms
 from faelles.privacy.update import release_update
 from faelles.records import PLAN, TERMS, Answer, Kind, Request
 from faelles.terms import RunTerms
-from simulations.worker import consent_once, willing_policy
+from simulations.books import willing_policy
+from simulations.worker import consent_once
 
 CITIZENS, BATCH, ROUNDS = 20_000, 64, 9
 EVENTS = 10_000

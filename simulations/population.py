@@ -68,7 +68,7 @@ def load_sites(usecase: UseCase, card: UseCaseCard, path: Path | None, site_colu
         tables = usecase.twin(seed)
     else:
         table = read_table(path, _texts(card, site_column))
-        tables = usecase.adapter(table, seed) if usecase.adapter else dict(_split(table, site_column))
+        tables = usecase.adapter(table, seed) if usecase.adapter else dict(split_rows(table, site_column))
     whole = pa.concat_tables(tables.values(), promote_options="permissive")
     check_contract(card, whole)
     _check_worth_learning(card, whole)
@@ -107,7 +107,12 @@ def read_table(path: Path, texts: Sequence[str] = ()) -> pa.Table:
     return table
 
 
-def _split(table: pa.Table, column: str) -> Iterator[tuple[str, pa.Table]]:
+def split_rows(table: pa.Table, column: str) -> Iterator[tuple[str, pa.Table]]:
+    """Deal a table's rows out by a column that names the municipality; rows keep their order, some belong to none.
+
+    Raises:
+        DataError: There is no such column, or it names nobody.
+    """
     if column not in table.column_names:
         have = ", ".join(table.column_names)
         raise DataError(f"data.site={column}: expected a column that names the municipality; have {have}")
@@ -115,8 +120,15 @@ def _split(table: pa.Table, column: str) -> Iterator[tuple[str, pa.Table]]:
     labels = pc.if_else(pc.equal(labels, ""), None, labels)  # as a CSV file writes what is missing
     if labels.null_count == len(labels):
         raise DataError(f"data.site={column}: expected the municipality of each row, every row is missing; fill it")
-    for label in pc.unique(labels.drop_null()).to_pylist():
-        yield label, table.filter(pc.equal(labels, label)).drop_columns([column])
+    # Sorted once: a filter for each label would read the whole table as often as there are municipalities.
+    coded = labels.dictionary_encode()
+    code_N = np.asarray(pc.fill_null(coded.indices, -1))
+    order_N = np.argsort(code_N, kind="stable")
+    edges = np.searchsorted(code_N[order_N], np.arange(len(coded.dictionary) + 1))
+    # Taken and not sliced: a slice would hold, and send to a worker process, the rows of everybody.
+    rest = table.drop_columns([column]).combine_chunks()
+    for label, start, stop in zip(coded.dictionary.to_pylist(), edges[:-1], edges[1:], strict=True):
+        yield label, rest.take(pa.array(order_N[start:stop]))
 
 
 def _check_worth_learning(card: UseCaseCard, whole: pa.Table) -> None:

@@ -9,6 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from server.result import CurvePoint, Result
+from simulations.parity import largest
 
 
 class ProgressBar:
@@ -71,4 +72,7 @@ def print_summary(result: Result, folder: Path, console: Console) -> None:
         console.print(f"sits out: {name} ({reason})", highlight=False)
     if len(run.sits_out) > 10:
         console.print(f"sits out: {len(run.sits_out) - 10} more; the report names all", highlight=False)
+    if result.parity is not None:
+        apart, name, array = largest(result.parity)
+        console.print(f"parity: at most {apart:.2g} from the reference, in {array} of {name}", highlight=False)
     console.print(f"report: {folder / 'report.html'}", highlight=False, soft_wrap=True)

@@ -21,6 +21,14 @@ class Scores:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LocalParameters:
+    """Ask a simulated municipality for its local parameters, as the newest round before `before_round` left them."""
+
+    federation: str
+    before_round: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Question:
     """Ask a simulated municipality what a live one would never answer."""
 

@@ -4,16 +4,12 @@ Beside Flower messages a worker answers two questions that only a simulation can
 good a model is exactly, and how good each municipality's own model is.
 """
 
-import multiprocessing
-import os
-import threading
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, replace
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import Connection
 from pathlib import Path
-from queue import SimpleQueue
 
+import numpy as np
 import torch
 from flwr.app import Context, RecordDict
 from flwr.clientapp import ClientApp
@@ -27,14 +23,15 @@ from client.dataset import Partition
 from client.keys import Signer
 from client.ledger import Budget, utc_now
 from client.node import Node
-from client.policy import Policy
 from client.store import Store
 from faelles.card import UseCaseCard
-from faelles.models import build_model, load_parameters
+from faelles.models import Arrays, build_model, load_parameters
+from simulations.books import willing_policy
 from simulations.fit import fit_alone
 from simulations.mechanisms import SeededMechanisms, seeded_bytes
 from simulations.population import Site
-from simulations.questions import Question, Scores, score, site_key
+from simulations.processes import received
+from simulations.questions import LocalParameters, Question, Scores, score, site_key
 
 POPULATION = "simulated"
 
@@ -65,6 +62,13 @@ class Municipality:
             before = question.before_round
             load_parameters(model, self.node.parameters(self.card, question.federation, before, question.shared))
         return score(model, dataset)
+
+    def local_parameters(self, question: LocalParameters) -> Arrays:
+        """Return what stays here, as the newest round before the question's left it."""
+        every = dict.fromkeys(self.card.model.parameter_names, np.zeros(0, np.float32))
+        shared = {name: array for name, array in every.items() if name not in self.card.model.local}
+        found = self.node.parameters(self.card, question.federation, question.before_round, shared)
+        return {name: found[name] for name in self.card.model.local}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,11 +107,6 @@ class Crew:
         return Municipality(card=self.card, node=node, app=build_client_app(node), context=context)
 
 
-def willing_policy(budget: Budget) -> Policy:
-    """Allow every card and release within a budget, as a municipality of a simulation does."""
-    return Policy(special=budget, otherwise=budget, cards=None, updates=True, histograms=True)
-
-
 def consent_once(store: Store, population: Population, approval: Approval) -> None:
     """Register a population and approve a card, unless a resumed store knows both already."""
     with store.transaction() as database:
@@ -118,32 +117,15 @@ def consent_once(store: Store, population: Population, approval: Approval) -> No
             consent.approve(database, approval, utc_now())
 
 
-def serve(connection: Connection, crew: Crew) -> None:
-    """Answer lists of (number, node id, bytes or Question), one reply each, until the process is ended."""
+def serve(crew: Crew, connection: Connection) -> None:
+    """Answer lists of (number, node id, bytes or question), one reply each, until the process is ended."""
     torch.set_num_threads(1)
     handlers: dict[type, Callable[[Municipality, object], object]] = {
         bytes: lambda one, data: one.answer(data),  # type: ignore[arg-type]
         Question: lambda one, question: one.ask(question),  # type: ignore[arg-type]
+        LocalParameters: lambda one, question: one.local_parameters(question),  # type: ignore[arg-type]
     }
-    inbox: SimpleQueue[list[tuple[int, int, object]]] = SimpleQueue()
-    threading.Thread(target=_take_in, args=(connection, inbox), daemon=True).start()
-    with suppress(KeyboardInterrupt):
-        municipalities = crew.build()
-        while True:
-            for number, node_id, item in inbox.get():
-                connection.send((number, handlers[type(item)](municipalities[node_id], item)))
-
-
-def _take_in(connection: Connection, inbox: SimpleQueue[list[tuple[int, int, object]]]) -> None:
-    """Take in what comes while answers are made, and end the process with its parent.
-
-    A worker that only read between batches would wait for the parent to read, and the parent for it, once answers of a
-    round whose deadline has passed fill the pipe.
-    """
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    # A killed parent does not close the pipe, for a forked worker holds its other end too.
-    with suppress(EOFError):
-        while connection in wait([connection, parent.sentinel]):
-            inbox.put(connection.recv())
-    os._exit(1)
+    municipalities = crew.build()
+    for items in received(connection):
+        for number, node_id, item in items:
+            connection.send((number, handlers[type(item)](municipalities[node_id], item)))

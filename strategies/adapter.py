@@ -14,12 +14,13 @@ from math import isfinite
 from typing import Never
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.app.exception import AppExitException
 from flwr.serverapp.strategy import FedAvg, FedAvgM
 from numpy.typing import NDArray
 
 from faelles.errors import RunError, StrategyError
+from faelles.npy import QuickArray, array_record
 from faelles.records import Scalar
 from strategies.nodes import FixedNodes, fixed_globals
 from strategies.registry import entry_of
@@ -210,4 +211,4 @@ class StrategyAdapter:
 
 
 def _array_record(arrays: Arrays) -> ArrayRecord:
-    return ArrayRecord({name: Array(np.asarray(array, np.float32)) for name, array in arrays.items()})
+    return array_record({name: np.asarray(array, np.float32) for name, array in arrays.items()}, QuickArray)

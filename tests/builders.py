@@ -30,9 +30,10 @@ from faelles.privacy.accountant import Curve, epsilon
 from faelles.privacy.mechanisms import Mechanisms
 from faelles.records import PLAN, PROXIMAL_MU, TERMS, Code, Kind, Request, Scalar, request_content
 from faelles.terms import RunTerms
+from simulations.books import willing_policy
 from simulations.mechanisms import SeededMechanisms
 from simulations.population import Site
-from simulations.worker import consent_once, willing_policy
+from simulations.worker import consent_once
 
 FEDERATION = "6f1b2a52-3c6f-5d0a-9a53-0f4f1de1c001"
 OTHER_FEDERATION = "6f1b2a52-3c6f-5d0a-9a53-0f4f1de1c002"

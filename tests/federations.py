@@ -17,14 +17,15 @@ from faelles.terms import RunTerms
 from server.federation import FederationConfig, StrategyChoice
 from server.result import RunRecord
 from server.rounds import Federation
-from simulations.grid import FIRST_NODE_ID, InProcessGrid, Observer, Tick
+from simulations.grid import FIRST_NODE_ID, Observer, Tick
+from simulations.reference import ReferenceGrid
 from simulations.worker import Crew
 from tests.builders import FEDERATION, build_sites
 
 CITIZENS: Mapping[str, int] = {"0101": 90, "0147": 60, "0151": 45, "0751": 30, "0851": 12}
 
 
-class TappedGrid(InProcessGrid):
+class TappedGrid(ReferenceGrid):
     """Keep every message that passes, in both directions."""
 
     def __init__(self, crews: list[Crew], observe: Observer | None = None, tick: Tick | None = None) -> None:
@@ -88,7 +89,7 @@ def run_federation(
     **changes: Any,
 ) -> RunRecord:
     """Run a federation to its end, or to what `observe` and `tick` do to it."""
-    with InProcessGrid(crews or build_crews(folder, card), observe, tick) as grid:
+    with ReferenceGrid(crews or build_crews(folder, card), observe, tick) as grid:
         return Federation(grid, build_config(folder, card, strategy, **changes), clock=clock).run()
 
 

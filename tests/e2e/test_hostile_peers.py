@@ -42,7 +42,7 @@ from server.register import Register
 from server.result import RunRecord
 from server.rounds import Federation
 from server.runs import Run
-from simulations.grid import InProcessGrid
+from simulations.reference import ReferenceGrid
 from tests.builders import build_card
 from tests.federations import build_crews
 from tests.live import SeededFederation, towns, with_folder, write_usecase
@@ -343,7 +343,7 @@ def check_undisturbed(siege: Siege, record: RunRecord, folder: Path) -> None:
     assert record.delivered == everybody
     assert len(siege.run.flower_runs) == 1
     config = with_folder(siege.run.order.federation, folder / "run")
-    with InProcessGrid(build_crews(folder, CARD, citizens=CITIZENS)) as grid:
+    with ReferenceGrid(build_crews(folder, CARD, citizens=CITIZENS)) as grid:
         assert record.model_sha256 == Federation(grid, config).run().model_sha256
     for code in everybody:
         log = (siege.live.folder / f"agent-{code}.log").read_text(encoding="utf-8")

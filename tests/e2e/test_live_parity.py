@@ -13,7 +13,7 @@ from client.store import Store
 from server.result import RunRecord
 from server.rounds import Federation
 from server.runs import Run
-from simulations.grid import InProcessGrid
+from simulations.reference import ReferenceGrid
 from tests.builders import build_card
 from tests.coordinators import wait_until
 from tests.federations import build_crews
@@ -41,7 +41,7 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeededFederation]
 def simulate(run: Run, folder: Path) -> RunRecord:
     """Run the same order in one process."""
     config = with_folder(run.order.federation, folder / "run")
-    with InProcessGrid(build_crews(folder, CARD, citizens=CITIZENS)) as grid:
+    with ReferenceGrid(build_crews(folder, CARD, citizens=CITIZENS)) as grid:
         return Federation(grid, config).run()
 
 

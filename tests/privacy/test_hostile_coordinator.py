@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from client.dataset import build_dataset
-from simulations.grid import FIRST_NODE_ID, InProcessGrid
+from simulations.grid import FIRST_NODE_ID
 from simulations.population import Site
+from simulations.reference import ReferenceGrid
 from simulations.worker import Crew
 from tests.builders import DECLARED_SIZE, FEDERATION, code_of
 from tests.crafted import Draft, Known
@@ -133,7 +134,7 @@ def test_worker_processes_answer_all_attacks_in_a_row_alike(tmp_path: Path) -> N
     sites = dict(enumerate(map(site, (MANY, with_one_more(WILD, False))), FIRST_NODE_ID))
     crew = Crew(card=CARD, sites=sites, folder=tmp_path, seed=7, epsilon_cap=CAP, partition=None)
     shown = []
-    with InProcessGrid([crew]) as grid:
+    with ReferenceGrid([crew]) as grid:
         for node_id in sites:
             known = Known(card=CARD, declared_size=DECLARED_SIZE, federation=FEDERATION, others=OTHERS, foreign="{}")
             coordinator = Coordinator(grid, node_id, known)

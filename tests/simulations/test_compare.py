@@ -8,11 +8,12 @@ from sklearn.metrics import accuracy_score, log_loss, roc_auc_score
 from client.dataset import build_dataset
 from simulations.compare import arm_of, pooled_metrics, pooled_scores
 from simulations.questions import Scores, site_key
+from simulations.roll import build_roll
 from tests.builders import build_card, build_sites
 
 CARD = build_card()
 SITES = build_sites({"0101": 200, "0147": 100, "0400": 0})
-SCORES = pooled_scores(CARD, SITES, seed=1, partition=None)
+SCORES = pooled_scores(CARD, build_roll(CARD, SITES, seed=1, partition=None))
 
 
 def together(name: str) -> NDArray[np.float32]:
@@ -47,7 +48,7 @@ def test_held_out_citizens_are_those_of_the_federation() -> None:
 
 
 def test_another_seed_holds_out_others() -> None:
-    other = pooled_scores(CARD, SITES, seed=2, partition=None)
+    other = pooled_scores(CARD, build_roll(CARD, SITES, seed=2, partition=None))
     assert {label: one.citizens for label, one in other.items()} != {
         label: one.citizens for label, one in SCORES.items()
     }

@@ -1,18 +1,22 @@
 """Rows become municipalities, and what does not fit is told in one line without a value."""
 
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from catalogue.shelf import Tables, UseCase
 from client.dataset import build_dataset
 from faelles.errors import ConfigError, DataError
-from simulations.population import ColumnPartition, Site, load_sites, read_table
+from simulations.population import ColumnPartition, Site, load_sites, read_table, split_rows
 from tests.builders import build_card, build_table
 
 CARD = build_card()
@@ -74,6 +78,40 @@ def test_the_site_column_may_be_of_any_plain_type(tmp_path: Path, kind: pa.DataT
     values = codes if kind == pa.int64() else codes.cast(pa.string()).dictionary_encode()
     sites = load(spoil("kommune", values), tmp_path)
     assert [site.label for site in sites] == ["101", "147", "751"]
+
+
+@given(
+    chunks=st.lists(
+        st.lists(st.tuples(st.sampled_from(["0101", "0147", "Ærø", "", None]), st.none() | st.integers(0, 9))),
+        min_size=1,
+        max_size=4,
+    )
+)
+def test_a_split_is_what_a_filter_for_each_label_gives(chunks: list[list[tuple[str | None, int | None]]]) -> None:
+    kinds = pa.schema([("kommune", pa.string()), ("n", pa.int64()), ("text", pa.dictionary(pa.int32(), pa.string()))])
+    parts = [
+        pa.table([[label for label, _ in part], [n for _, n in part], [f"{n}" for _, n in part]], schema=kinds)
+        for part in chunks
+    ]
+    table = pa.concat_tables(parts)
+    labels = [label for part in chunks for label, _ in part if label]
+    if not labels:
+        with pytest.raises(DataError, match="every row is missing"):
+            list(split_rows(table, "kommune"))
+        return
+    found = dict(split_rows(table, "kommune"))
+    assert list(found) == list(dict.fromkeys(labels))
+    for label, rows_of_it in found.items():
+        expected = table.filter(pc.equal(table.column("kommune"), label)).drop_columns(["kommune"])
+        assert rows_of_it.schema == expected.schema
+        assert rows_of_it.select(["n"]).equals(expected.select(["n"]))
+        assert rows_of_it.to_pylist() == expected.to_pylist()
+
+
+def test_a_site_holds_its_own_rows_only() -> None:
+    rows_of_it = dict(split_rows(rows(3000), "kommune"))["0101"]
+    whole = rows(3000).get_total_buffer_size()
+    assert len(pickle.dumps(rows_of_it)) < whole / 2
 
 
 def test_csv_is_read_like_parquet(tmp_path: Path) -> None:
