@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 from faelles.privacy.mechanisms import Randomness
 
+RARE = 0.125  # up to this rate it is quicker to draw how many units are passed over than to draw for each
+GAPS = 256  # drawn together
 BLOCK = 8192  # normal numbers that are made together; their temporary numbers stay in the processor's cache
 
 
@@ -38,15 +40,40 @@ class SeededRandomness:
     def __init__(self, seed: bytes) -> None:
         # SFC64 is the quickest of numpy's.
         chance, noise = (np.random.SFC64(int.from_bytes(half, "little")) for half in (seed[:16], seed[16:]))
-        self._chance, self._noise = np.random.Generator(chance), Normals(noise)
+        self._chance, self._noise = Chance(chance), Normals(noise)
 
     def include(self, units: int, rate: float) -> NDArray[np.bool_]:
         """Choose each citizen independently with probability `rate`."""
-        return self._chance.random(units) < rate
+        return self._chance.take(units, rate)
 
     def gaussian(self, size: int, std: float) -> NDArray[np.float64]:
         """Draw `size` normal numbers with standard deviation `std`."""
         return np.multiply(self._noise.take(size), std, dtype=np.float64) if std else np.zeros(size)
+
+
+class Chance:
+    """Draw who takes part, each unit independently: for small rates by how many units are passed over.
+
+    Guarantees: at one rate the choices do not depend on how many are drawn at once.
+    Source: the gaps of a Bernoulli process are geometric, e.g. Devroye 1986, Non-Uniform Random Variate Generation, X.
+    """
+
+    def __init__(self, bits: np.random.SFC64) -> None:
+        self._generator = np.random.Generator(bits)
+        self._ahead = np.array([-1])  # places of the units chosen last and next, the last one drawn at the end
+
+    def take(self, units: int, rate: float) -> NDArray[np.bool_]:
+        """Choose among the next `units`."""
+        if not 0 < rate <= RARE:
+            return self._generator.random(units) < rate
+        while self._ahead[-1] < units:
+            gaps = self._generator.geometric(rate, GAPS)
+            self._ahead = np.concatenate([self._ahead, self._ahead[-1] + np.cumsum(gaps)])
+        chosen = np.zeros(units, dtype=bool)
+        first, last = np.searchsorted(self._ahead, [0, units])
+        chosen[self._ahead[first:last]] = True
+        self._ahead = self._ahead[last:] - units
+        return chosen
 
 
 class Normals:

@@ -29,7 +29,7 @@ ROUNDS: dict[str, dict[str, int]] = {
     },
     LARGE.name: {"cohort": 3, "plain": 1, "floor": 3},
     HUNDRED.name: {"cohort": 15, "floor": 25},
-    THOUSAND.name: {"cohort": 7, "plain": 3, "flower": 2, "pfl": 5, "floor": 9},
+    THOUSAND.name: {"cohort": 7, "plain": 3, "pfl": 5, "floor": 9},
     TEN_THOUSAND.name: {"cohort": 3, "plain": 1, "pfl": 2, "floor": 3},
 }  # fmt: skip
 # What an engine cannot do otherwise, or nobody asks of it.
