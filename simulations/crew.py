@@ -1,14 +1,13 @@
 """Spread a fleet's tasks over processes: one a core, each with the same citizens in memory."""
 
 import functools
-from collections.abc import Sequence
-from multiprocessing.connection import Connection
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import torch
 
 from simulations.fleet import Fleet, Task
-from simulations.processes import Processes, received
+from simulations.processes import Processes
 
 
 class Crew(Protocol):
@@ -74,8 +73,8 @@ class LocalCrew:
         self._processes.close()
 
 
-def serve(fleet: Fleet, connection: Connection) -> None:
+def serve(fleet: Fleet, sent: Iterator[Any], answer: Callable[[object], None]) -> None:
     """Do (number, task) after (number, task), until the process is ended."""
     torch.set_num_threads(1)
-    for number, task in received(connection):
-        connection.send((number, fleet.do(task)))
+    for number, task in sent:
+        answer((number, fleet.do(task)))

@@ -17,7 +17,8 @@ from typing import Any
 from faelles.errors import RunError
 
 ENDED = "simulation: a worker process ended; see its message above, or give it more memory"
-Serve = Callable[[Connection], None]
+END = object()  # which is never sent: a worker serves until its process ends
+Serve = Callable[[Iterator[Any], Callable[[object], None]], None]  # is given what is sent to it, and what answers
 
 
 class Processes:
@@ -28,11 +29,11 @@ class Processes:
         self._processes: list[BaseProcess] = []
 
     def start(self, tasks: Sequence[Serve]) -> None:
-        """Start a process for each task, which is given its end of a connection."""
+        """Start a process for each task."""
         context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
         for task in tasks:
             ours, theirs = context.Pipe()
-            process = context.Process(target=task, args=(theirs,), daemon=True)  # type: ignore[attr-defined]
+            process = context.Process(target=_work, args=(task, theirs), daemon=True)  # type: ignore[attr-defined]
             process.start()
             theirs.close()
             self.connections.append(ours)
@@ -71,17 +72,16 @@ class Processes:
             raise RunError(ENDED) from None
 
 
-def received(connection: Connection) -> Iterator[Any]:
-    """Yield in a worker what is sent to it, for ever; the worker ends with its parent.
+def _work(serve: Serve, connection: Connection) -> None:
+    """Be a worker, which ends with its parent, and silently when somebody interrupts both.
 
-    A worker that only read between answers would wait for the parent to read, and the parent for it, once answers that
-    nobody waits for any more fill the pipe.
+    What is sent is taken in while answers are made. A worker that only read between answers would wait for the parent
+    to read, and the parent for it, once answers that nobody waits for any more fill the pipe.
     """
     inbox: SimpleQueue[Any] = SimpleQueue()
     threading.Thread(target=_take_in, args=(connection, inbox), daemon=True).start()
     with suppress(KeyboardInterrupt):
-        while True:
-            yield inbox.get()
+        serve(iter(inbox.get, END), connection.send)
 
 
 def _take_in(connection: Connection, inbox: SimpleQueue[Any]) -> None:

@@ -1,13 +1,13 @@
 """Be some of the municipalities: answer their messages with the production ClientApp, in one process of a simulation.
 
-Beside Flower messages a worker answers two questions that only a simulation can ask, since it holds all the data: how
-good a model is exactly, and how good each municipality's own model is.
+Beside Flower messages a worker answers what only a simulation can ask, since it holds all the data: how good a model is
+exactly, how good each municipality's own model is, and which parameters stay there.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,7 +30,6 @@ from simulations.books import willing_policy
 from simulations.fit import fit_alone
 from simulations.mechanisms import SeededMechanisms, seeded_bytes
 from simulations.population import Site
-from simulations.processes import received
 from simulations.questions import LocalParameters, Question, Scores, score, site_key
 
 POPULATION = "simulated"
@@ -117,7 +116,7 @@ def consent_once(store: Store, population: Population, approval: Approval) -> No
             consent.approve(database, approval, utc_now())
 
 
-def serve(crew: Crew, connection: Connection) -> None:
+def serve(crew: Crew, sent: Iterator[Any], answer: Callable[[object], None]) -> None:
     """Answer lists of (number, node id, bytes or question), one reply each, until the process is ended."""
     torch.set_num_threads(1)
     handlers: dict[type, Callable[[Municipality, object], object]] = {
@@ -126,6 +125,6 @@ def serve(crew: Crew, connection: Connection) -> None:
         LocalParameters: lambda one, question: one.local_parameters(question),  # type: ignore[arg-type]
     }
     municipalities = crew.build()
-    for items in received(connection):
+    for items in sent:
         for number, node_id, item in items:
-            connection.send((number, handlers[type(item)](municipalities[node_id], item)))
+            answer((number, handlers[type(item)](municipalities[node_id], item)))

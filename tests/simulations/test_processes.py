@@ -4,7 +4,7 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -12,21 +12,35 @@ import numpy as np
 import pytest
 
 from faelles.errors import RunError
-from simulations.processes import ENDED, Processes, received
+from simulations.processes import ENDED, Processes
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs fork, for what is served stands in a test")
 
 
-def echo(connection: Connection) -> None:
+def echo(sent: Iterator[Any], answer: Callable[[object], None]) -> None:
     """Send back what comes."""
-    for item in received(connection):
-        connection.send(item)
+    for item in sent:
+        answer(item)
 
 
-def fall(connection: Connection) -> None:
+def fall(sent: Iterator[Any], answer: Callable[[object], None]) -> None:
     """End at the first item."""
-    for _ in received(connection):
+    for _ in sent:
         os._exit(1)
+
+
+def work_for_ever(sent: Iterator[Any], answer: Callable[[object], None]) -> None:
+    """Answer the first item, and come to no end with it."""
+    answer(next(sent))
+    while True:
+        pass
+
+
+def begin_for_ever(sent: Iterator[Any], answer: Callable[[object], None]) -> None:
+    """Answer before anything comes, and come to no end."""
+    answer("begun")
+    while True:
+        pass
 
 
 @pytest.fixture
@@ -87,6 +101,21 @@ def test_a_process_that_fell_is_told_to_who_sends(processes: Processes) -> None:
     victim.join()
     with pytest.raises(RunError, match="a worker process ended"):
         processes.send(processes.connections[0], "x")
+
+
+@pytest.mark.parametrize("serve", [echo, work_for_ever, begin_for_ever])
+def test_who_is_interrupted_ends_without_a_word(
+    processes: Processes, capfd: pytest.CaptureFixture[str], serve: Callable[..., None]
+) -> None:
+    processes.start([serve])
+    (victim,) = multiprocessing.active_children()
+    assert victim.pid is not None
+    processes.send(processes.connections[0], "x")
+    read_all(processes, 1)
+    os.kill(victim.pid, signal.SIGINT)
+    victim.join(60)
+    assert victim.exitcode == 0
+    assert capfd.readouterr().err == ""
 
 
 def test_processes_may_be_started_again_once_they_are_closed(processes: Processes) -> None:
