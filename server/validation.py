@@ -32,8 +32,7 @@ def check_update(card: UseCaseCard, plan: PrivacyPlan, answer: Answer) -> None:
     Raises:
         WireError: Other names, shapes or type, numbers that are not finite, or an absurd norm.
     """
-    shapes = shared_shapes(card)
-    check_arrays(shapes, answer.arrays)
+    check_arrays(shared_shapes(card), answer.arrays)
     vector_D = np.concatenate([array.ravel() for array in answer.arrays.values()]).astype(np.float64)
     norm = math.sqrt(vector_D @ vector_D)
     limit = update_limit(card, plan)

@@ -5,7 +5,7 @@ the squared norm of a weight's gradient is the sum over pairs of rows of (signal
 an input that is always 1. Clipping scales the signals before one more product adds all citizens up.
 
 Float32 differs from the reference, which computes in float64, by rounding only while numbers stay moderate; parameters
-that somebody crafted take float64.
+that somebody crafted take float64, and so do several rows under a tight clipping norm.
 
 Legend: S municipalities, N citizens of all of them, B citizens of a municipality's batch, R rows a citizen, F features,
 I inputs and O outputs of a layer, K classes, D parameters.
@@ -185,9 +185,9 @@ class Batch:
 
     def _delicate(self, start_SD: Numbers, works: Sequence[Work]) -> bool:
         """Say whether float32 would lose digits that count: crafted parameters, or rows whose gradients cancel."""
-        tight = min(work.plan.clipping_norm for work in works if work.plan.private) if works[0].plan.private else 1.0
         several = self._rows.x_NRF.shape[1] > 1
-        return bool(np.abs(start_SD).max(initial=0.0) > MODERATE) or (several and tight < TIGHT)
+        tight = any(work.plan.private and work.plan.clipping_norm < TIGHT for work in works)
+        return bool(np.abs(start_SD).max(initial=0.0) > MODERATE) or (several and tight)
 
     def steps(self, works: Sequence[Work], dtype: torch.dtype) -> Iterator[tuple[NDArray[np.int64], Sums]]:
         """Yield who takes part in each step (S, B), and the noise to which gradients are added."""
@@ -223,7 +223,7 @@ class Batch:
 
     def _padded(self, chosen: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
         """Fill short batches with nobody."""
-        index_SB = np.full((len(chosen), max(1, *map(len, chosen), 1)), self._rows.nobody)
+        index_SB = np.full((len(chosen), max(1, *map(len, chosen))), self._rows.nobody)
         for site, one in enumerate(chosen):
             index_SB[site, : len(one)] = one
         return index_SB

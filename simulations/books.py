@@ -26,7 +26,6 @@ LAST = 2  # rounds whose requests are answered again
 class Reserved:
     """Hold what a municipality set aside."""
 
-    federation: str
     text: str
     terms: RunTerms
     plan: PrivacyPlan
@@ -68,7 +67,7 @@ class Books:
     declared_sizes: Mapping[int, int]
     epsilon_cap: float
     runs: dict[int, dict[str, Run]] = field(default_factory=dict)  # of each node, by federation
-    _made: dict[tuple[str, str, int], Reserved | Refusal] = field(default_factory=dict)
+    _made: dict[tuple[str, int], Reserved | Refusal] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._card_sha256 = self.card.sha256
@@ -126,7 +125,7 @@ class Books:
         text = str(request.extra.get(TERMS, ""))
         if run is not None:
             return None if run.reserved.text == text else Refusal(code=Code.REQUEST_CONFLICTS)
-        key = (request.federation, text, self.declared_sizes[node])  # who states the same size makes the same plan
+        key = (text, self.declared_sizes[node])  # who states the same size makes the same plan
         if key not in self._made:
             self._made[key] = self._make(*key)
         made = self._made[key]
@@ -140,7 +139,7 @@ class Books:
         runs[request.federation] = Run(reserved=made)
         return None
 
-    def _make(self, federation: str, text: str, declared_size: int) -> Reserved | Refusal:
+    def _make(self, text: str, declared_size: int) -> Reserved | Refusal:
         policy = willing_policy(Budget(epsilon=self.epsilon_cap, delta=self.card.privacy.delta))
         budget = policy.special
         cap = min(policy.run_cap(budget), self.epsilon_cap)
@@ -157,9 +156,7 @@ class Books:
             return Refusal(code=Code.MALFORMED)
         if not all(epsilon(curve, budget.delta) <= cap for curve in curves.values()):
             return refused
-        return Reserved(
-            federation=federation, text=text, terms=terms, plan=plan, plan_text=plan.to_json(), curves=curves
-        )
+        return Reserved(text=text, terms=terms, plan=plan, plan_text=plan.to_json(), curves=curves)
 
 
 def willing_policy(budget: Budget) -> Policy:

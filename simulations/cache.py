@@ -66,12 +66,6 @@ def load_sites(usecase: UseCase, card: UseCaseCard, path: Path | None, site_colu
     return _keep(_kept, key, lambda: tuple(population.load_sites(usecase, card, path, site_column, seed)))
 
 
-def forget() -> None:
-    """Forget every population."""
-    _kept.clear()
-    _rolls.clear()
-
-
 def _keep(kept: dict[Hashable, T], key: Hashable, make: Callable[[], T]) -> T:
     found = kept.pop(key, None)
     if found is None:

@@ -36,10 +36,10 @@ from faelles.records import (
     refusal_message,
 )
 from simulations.books import Books
-from simulations.crew import Crew
 from simulations.fleet import CountTask, ScoreTask, Start, Trained, TrainTask, join, split
 from simulations.grid import Observer, SimulationGrid, Tick
 from simulations.kept import Kept
+from simulations.pool import Pool
 from simulations.population import Site
 from simulations.questions import Question, Scores
 
@@ -54,8 +54,8 @@ class CohortGrid(SimulationGrid):
 
     Args:
         card: The approved card.
-        sites: Node to municipality, in the order of the crew's roll.
-        crew: Does their work.
+        sites: Node to municipality, in the order of the pool's roll.
+        pool: Does their work.
         epsilon_cap: What a run may cost, in every municipality.
         folder: Where local parameters are kept.
         observe: Called with the message type and the messages before they are delivered.
@@ -67,14 +67,14 @@ class CohortGrid(SimulationGrid):
         *,
         card: UseCaseCard,
         sites: Mapping[int, Site],
-        crew: Crew,
+        pool: Pool,
         epsilon_cap: float,
         folder: Path,
         observe: Observer | None = None,
         tick: Tick | None = None,
     ) -> None:
         super().__init__({node: site.label for node, site in sites.items()}, observe, tick)
-        self._card, self._sites, self._crew = card, dict(sites), crew
+        self._card, self._sites, self._pool = card, dict(sites), pool
         self._places = {node: place for place, node in enumerate(sites)}
         sizes = {node: site.declared_size for node, site in sites.items()}
         self._books = Books(card=card, declared_sizes=sizes, epsilon_cap=epsilon_cap)
@@ -86,19 +86,19 @@ class CohortGrid(SimulationGrid):
         self._kept = Kept(folder, join({name: initial[name] for name in self._local}), len(sites))
 
     def __enter__(self) -> Self:
-        self._crew.start()
+        self._pool.start()
         return self
 
     def close(self) -> None:
-        """End the crew."""
-        self._crew.close()
+        """End the pool."""
+        self._pool.close()
 
     def ask_all(self, question: Question) -> dict[int, Scores]:
         """Ask every municipality a question that only a simulation can ask."""
         alone = question.kind == "alone"
-        dealt = _dealt(list(self.names), 1 if alone else -(-len(self.names) // self._crew.size))
+        dealt = _dealt(list(self.names), 1 if alone else -(-len(self.names) // self._pool.size))
         shared = join(question.shared)
-        found: list[list[Scores]] = self._crew.do([
+        found: list[list[Scores]] = self._pool.do([
             ScoreTask(
                 places=self._placed(part), start=None if alone else self._start(part, shared, question.before_round)
             )
@@ -171,7 +171,7 @@ class CohortGrid(SimulationGrid):
         plans = {node: self._books.reserved(node, request.federation).plan for node in nodes}
         by_work = sorted(nodes, key=lambda node: (-plans[node].local_steps, node))
         shared = join(request.arrays)
-        found: list[Trained] = self._crew.do([
+        found: list[Trained] = self._pool.do([
             TrainTask(
                 places=self._placed(part), plans=tuple(plans[node] for node in part), federation=request.federation,
                 server_round=request.server_round, start=self._start(part, shared, request.server_round),
@@ -187,7 +187,7 @@ class CohortGrid(SimulationGrid):
         terms = self._books.reserved(nodes[0], request.federation).terms
         noise = evaluation_event(self._card, terms).noise_multiplier
         shared = join(request.arrays)
-        found: list[list[NDArray[np.float32]]] = self._crew.do([
+        found: list[list[NDArray[np.float32]]] = self._pool.do([
             CountTask(
                 places=self._placed(part), federation=request.federation, server_round=request.server_round,
                 start=self._start(part, shared, request.server_round + 1), noise_multiplier=noise,

@@ -14,10 +14,10 @@ from faelles.card import UseCaseCard
 from faelles.errors import ConfigError
 from faelles.models import Network, build_model
 from simulations.cohort import CohortGrid
-from simulations.crew import Crew, LocalCrew
 from simulations.fleet import Fleet
 from simulations.grid import Observer, SimulationGrid, Tick
 from simulations.parity import ParityGrid
+from simulations.pool import LocalPool, Pool
 from simulations.population import Site
 from simulations.ray_session import check_ray
 from simulations.roll import Roll
@@ -91,22 +91,22 @@ def build_grid(
     return ParityGrid(_cohort(cast, config), _reference(cast, config), observe, tick)
 
 
-def _crew(cast: Cast, config: SimulationConfig) -> Crew:
+def _pool(cast: Cast, config: SimulationConfig) -> Pool:
     if config.engine == "ray":
-        from simulations.ray_crew import RayCrew
+        from simulations.ray_pool import RayPool
 
-        return RayCrew(cast.card, cast.roll, config.seed, config.workers)
+        return RayPool(cast.card, cast.roll, config.seed, config.workers)
     device = _device(config)
     fleet = Fleet(cast.card, cast.roll, config.seed, device)
     # What one processor trains together is enough to fill a graphics card, and only one process may own it.
-    return LocalCrew(fleet, _workers(config, cast) if device == "cpu" else 1)
+    return LocalPool(fleet, _workers(config, cast) if device == "cpu" else 1)
 
 
 def _cohort(
     cast: Cast, config: SimulationConfig, observe: Observer | None = None, tick: Tick | None = None
 ) -> SimulationGrid:
     return CohortGrid(
-        card=cast.card, sites=cast.sites, crew=_crew(cast, config), epsilon_cap=cast.epsilon_cap, folder=cast.folder,
+        card=cast.card, sites=cast.sites, pool=_pool(cast, config), epsilon_cap=cast.epsilon_cap, folder=cast.folder,
         observe=observe, tick=tick,
     )  # fmt: skip
 

@@ -5,7 +5,7 @@ A simulator is nothing but another Grid. Engines differ in how municipalities an
     cohort     all together, as one batch (`cohort`)
     reference  each with the production ClientApp (`reference`)
     flower     each with the production ClientApp, in Flower's own simulation (`flower_engine`)
-    ray        cohorts spread over the processes of a Ray cluster (`ray_crew`)
+    ray        cohorts spread over the processes of a Ray cluster (`ray_pool`)
 """
 
 import time

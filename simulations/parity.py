@@ -11,7 +11,7 @@ from flwr.app import Message
 
 from faelles.errors import RunError
 from faelles.models import Arrays
-from faelles.records import Kind, parse_answer, parse_request, refusal_text
+from faelles.records import Answer, Kind, parse_answer, refusal_text
 from simulations.grid import Observer, SimulationGrid, Tick
 from simulations.questions import Question, Scores
 
@@ -55,23 +55,28 @@ class ParityGrid(SimulationGrid):
 
     def _deliver(self, messages: list[Message]) -> None:
         pairs = zip(messages, self._fast.exchange(messages), self._reference.exchange(messages), strict=True)
+        trained = set[tuple[str, int]]()
         for message, ours, theirs in pairs:
-            self._compare(message.metadata.dst_node_id, ours, theirs)
+            answer = self._compare(message.metadata.dst_node_id, ours, theirs)
+            if answer is not None and message.metadata.message_type == Kind.TRAIN:
+                trained.add((answer.federation, answer.server_round))
             self._arrive(message.metadata.message_id, ours)
-        request = parse_request(messages[0]) if messages else None
-        if request is not None and request.kind == Kind.TRAIN:
-            self._compare_local(request.federation, request.server_round + 1)
+        for federation, server_round in sorted(trained):
+            self._compare_local(federation, server_round + 1)
 
     def _receive(self, timeout_s: float | None) -> bool:
         return False  # what was asked is answered by then
 
-    def _compare(self, node: int, ours: Message, theirs: Message) -> None:
+    def _compare(self, node: int, ours: Message, theirs: Message) -> Answer | None:
         name = self.names[node]
         words = [refusal_text(reply.error) if reply.has_error() else "an answer" for reply in (ours, theirs)]
         if words[0] != words[1]:
             raise RunError(f"parity: expected {name} to answer alike, {words[0]} came, from the reference {words[1]}")
-        if not ours.has_error():
-            self._note(name, parse_answer(ours).arrays, parse_answer(theirs).arrays)
+        if ours.has_error():
+            return None
+        answer = parse_answer(ours)
+        self._note(name, answer.arrays, parse_answer(theirs).arrays)
+        return answer
 
     def _compare_local(self, federation: str, before_round: int) -> None:
         theirs = self._reference.local_parameters(federation, before_round)

@@ -8,10 +8,10 @@ from faelles.card import UseCaseCard
 from server.result import RunRecord
 from server.rounds import Federation
 from simulations.cohort import CohortGrid
-from simulations.crew import LocalCrew
 from simulations.fleet import Fleet
 from simulations.grid import FIRST_NODE_ID, SimulationGrid
 from simulations.parity import ParityGrid
+from simulations.pool import LocalPool
 from simulations.population import Site
 from simulations.reference import ReferenceGrid
 from simulations.roll import build_roll
@@ -42,7 +42,7 @@ def build_cohort(
     fleet = Fleet(card, build_roll(card, everybody, SEED, None), SEED)
     cap = card.privacy.epsilon if epsilon_cap is None else epsilon_cap
     return CohortGrid(
-        card=card, sites=nodes_of(everybody), crew=LocalCrew(fleet, workers), epsilon_cap=cap, folder=folder, **changes
+        card=card, sites=nodes_of(everybody), pool=LocalPool(fleet, workers), epsilon_cap=cap, folder=folder, **changes
     )
 
 

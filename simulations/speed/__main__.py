@@ -8,6 +8,7 @@ out for everybody. Leave the machine alone meanwhile.
 
 import argparse
 import json
+import logging
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -43,6 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--only", help="only cases whose name contains this, e.g. small", default="")
     parser.add_argument("--quick", action="store_true", help="only 98 small with an mlp, and the whole study")
     chosen = parser.parse_args(arguments)
+    logging.getLogger("flwr").setLevel(logging.ERROR)  # its lines would stand in the table
     print(f"| {' | '.join(HEADINGS)} |\n|{' --- |' * len(HEADINGS)}", flush=True)
     results: Results = {}
     for workload in _cases(chosen.only, chosen.quick):

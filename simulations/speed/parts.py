@@ -11,8 +11,8 @@ from statistics import median
 from typing import Any
 
 from simulations.cohort import CohortGrid
-from simulations.crew import LocalCrew
 from simulations.fleet import Fleet, Task, TrainTask
+from simulations.pool import LocalPool
 from simulations.speed.measured import torch_threads
 from simulations.speed.ours import Watch, build_cast, run_rounds
 from simulations.speed.workload import Workload
@@ -20,7 +20,7 @@ from simulations.speed.workload import Workload
 ROUNDS = 9
 
 
-class IdleCrew(LocalCrew):
+class IdlePool(LocalPool):
     """Answer every task with what it answered first, so that a round is all but the municipalities' work."""
 
     def __init__(self, fleet: Fleet) -> None:
@@ -45,16 +45,16 @@ def parts_lines(workload: Workload) -> list[str]:
         card = workload.card(ROUNDS)
         cast = build_cast(workload, card, folder / "nodes")
         fleet = Fleet(card, cast.roll, 1)
-        crew = IdleCrew(fleet)
+        pool = IdlePool(fleet)
         watch = Watch()
         grid = CohortGrid(
-            card=card, sites=cast.sites, crew=crew, epsilon_cap=cast.epsilon_cap, folder=cast.folder,
+            card=card, sites=cast.sites, pool=pool, epsilon_cap=cast.epsilon_cap, folder=cast.folder,
             observe=watch.note,
         )  # fmt: skip
         run_rounds(workload, card, grid, folder / "run")
         server_s = watch.measured.median_s
-        training_s = _median_s(lambda: [fleet.do(task) for task in crew.tasks])
-        drawing_s = _median_s(lambda: [fleet.draw(task) for task in crew.tasks])
+        training_s = _median_s(lambda: [fleet.do(task) for task in pool.tasks])
+        drawing_s = _median_s(lambda: [fleet.draw(task) for task in pool.tasks])
     return [
         f"- of a round of {workload.name}, on one core: {1000 * drawing_s:.0f} ms draw batches and noise, "
         f"{1000 * (training_s - drawing_s):.0f} ms train, {1000 * server_s:.0f} ms are messages, validation, "

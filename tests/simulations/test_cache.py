@@ -1,7 +1,8 @@
 """Jobs share what was read from the same file under the same contract, and nothing else."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +11,20 @@ import pyarrow.parquet as pq
 import pytest
 
 from catalogue.shelf import Tables, UseCase
+from configs.schema import DataConfig, SimulationConfig, StrategyConfig
 from faelles.card import UseCaseCard
 from faelles.errors import DataError
 from simulations import cache, population
 from simulations.cache import load_sites
 from simulations.population import Site
+from simulations.study import resolve
 from tests.builders import build_card, build_table
 
 CARD = build_card()
 
 
 @pytest.fixture(autouse=True)
-def loads(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+def loads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Count what is really loaded, by its seed."""
     found: list[int] = []
     load = population.load_sites
@@ -31,9 +34,9 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
         return load(usecase, card, path, site_column, seed)
 
     monkeypatch.setattr(population, "load_sites", counted)
-    cache.forget()
-    yield found
-    cache.forget()
+    for kept in ("_kept", "_rolls"):
+        monkeypatch.setattr(cache, kept, {})
+    return found
 
 
 def usecase(
@@ -135,3 +138,22 @@ def test_what_cannot_be_loaded_is_told_each_time(tmp_path: Path, loads: list[int
             load_sites(usecase(tmp_path), CARD, tmp_path / "rows.parquet", "site", 1)
     write(tmp_path / "rows.parquet")
     assert len(load_sites(usecase(tmp_path), CARD, tmp_path / "rows.parquet", "site", 1)) == 2
+
+
+def test_citizens_are_encoded_once_for_each_seed(tmp_path: Path) -> None:
+    path = write(tmp_path / "rows.parquet")
+
+    def loaded(seed: int = 1, **changes: Any) -> cache.Loaded:
+        config = SimulationConfig(
+            usecase=str(tmp_path), strategy=StrategyConfig(name="fedavg"), data=DataConfig(path=str(path)), seed=seed
+        )
+        study = resolve(usecase(tmp_path), config)
+        return cache.load(replace(study, card=build_card(**changes)), config)
+
+    first = loaded()
+    assert loaded(training={"rounds": 9}).roll is first.roll
+    assert loaded(model={"kind": "mlp", "hidden": [4]}).roll is first.roll
+    assert loaded(evaluation={"held_out": 0.5}).roll is not first.roll
+    other = loaded(seed=2)
+    assert other.roll is not first.roll  # its keys hold out others
+    assert other.sites[0] is first.sites[0]

@@ -19,11 +19,11 @@ from faelles.errors import ConfigError, RunError
 from server.rounds import Federation
 from simulations import engines
 from simulations.cohort import CohortGrid
-from simulations.crew import Crew, LocalCrew
 from simulations.fleet import Fleet, ScoreTask
 from simulations.grid import FIRST_NODE_ID
+from simulations.pool import LocalPool, Pool
 from simulations.questions import Question
-from simulations.ray_crew import RayCrew
+from simulations.ray_pool import RayPool
 from simulations.roll import build_roll
 from tests.builders import FEDERATION, build_sites, personal_card
 from tests.federations import CITIZENS, build_config
@@ -51,13 +51,13 @@ def folders() -> set[Path]:
 
 
 @pytest.fixture(scope="module")
-def shared() -> Iterator[RayCrew]:
+def shared() -> Iterator[RayPool]:
     """Give what takes seconds to start, and see that its processes and files are gone at the end."""
     before = signal.getsignal(signal.SIGTERM)
-    crew = RayCrew(CARD, ROLL, SEED, workers=2)
-    yield crew
+    pool = RayPool(CARD, ROLL, SEED, workers=2)
+    yield pool
     ours, written = [one for one in children() if one.name().startswith(("ray", "gcs"))], folders()
-    crew.close()
+    pool.close()
     gc.collect()  # while the warnings about what Ray left open are not errors
     assert not [one for one in ours if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
     assert not [folder for folder in written if folder.exists()]
@@ -65,7 +65,7 @@ def shared() -> Iterator[RayCrew]:
 
 
 @pytest.fixture
-def crew(shared: RayCrew) -> RayCrew:
+def pool(shared: RayPool) -> RayPool:
     """Give Ray's processes; they are started anew after a test that ended them."""
     if not folders():
         shared.start()
@@ -74,10 +74,10 @@ def crew(shared: RayCrew) -> RayCrew:
 
 
 class Lent:
-    """Be a crew that somebody else starts and ends."""
+    """Be a pool that somebody else starts and ends."""
 
-    def __init__(self, crew: RayCrew) -> None:
-        self.size, self.do = crew.size, crew.do
+    def __init__(self, pool: RayPool) -> None:
+        self.size, self.do = pool.size, pool.do
 
     def start(self) -> None:
         """Start nothing."""
@@ -86,12 +86,12 @@ class Lent:
         """End nothing."""
 
 
-def play(folder: Path, crew: Crew) -> dict[str, Any]:
+def play(folder: Path, pool: Pool) -> dict[str, Any]:
     """Run a federation and tell all that can be told of it."""
     (folder / "nodes").mkdir(parents=True)
     sites = {FIRST_NODE_ID + place: site for place, site in enumerate(SITES)}
     cap = CARD.privacy.epsilon
-    with CohortGrid(card=CARD, sites=sites, crew=crew, epsilon_cap=cap, folder=folder / "nodes") as grid:
+    with CohortGrid(card=CARD, sites=sites, pool=pool, epsilon_cap=cap, folder=folder / "nodes") as grid:
         record = Federation(grid, build_config(folder, CARD, "fedadam")).run()
         alone = grid.ask_all(Question(kind="alone"))
         local = grid.local_parameters(FEDERATION, before_round=4)
@@ -105,32 +105,32 @@ def play(folder: Path, crew: Crew) -> dict[str, Any]:
 
 
 @needs_ray
-def test_what_is_made_is_the_same_to_the_bit(tmp_path: Path, crew: RayCrew) -> None:
-    assert play(tmp_path / "ray", Lent(crew)) == play(tmp_path / "here", LocalCrew(Fleet(CARD, ROLL, SEED), 1))
+def test_what_is_made_is_the_same_to_the_bit(tmp_path: Path, pool: RayPool) -> None:
+    assert play(tmp_path / "ray", Lent(pool)) == play(tmp_path / "here", LocalPool(Fleet(CARD, ROLL, SEED), 1))
 
 
 @needs_ray
-def test_results_come_in_the_order_of_the_tasks(crew: RayCrew) -> None:
+def test_results_come_in_the_order_of_the_tasks(pool: RayPool) -> None:
     order = [4, 0, 2, 1, 3, 0, 4]
-    scored = crew.do([ScoreTask(places=(place,), start=None) for place in order])
+    scored = pool.do([ScoreTask(places=(place,), start=None) for place in order])
     expected = [int(np.diff(ROLL.held_out.edges)[place]) for place in order]
     assert [one.citizens[1] for (one,) in scored] == expected
 
 
 @needs_ray
-def test_a_mistake_in_a_task_is_raised_as_it_is(crew: RayCrew) -> None:
+def test_a_mistake_in_a_task_is_raised_as_it_is(pool: RayPool) -> None:
     with pytest.raises(IndexError):
-        crew.do([ScoreTask(places=(len(SITES),), start=None)])
+        pool.do([ScoreTask(places=(len(SITES),), start=None)])
 
 
 @needs_ray
-def test_a_process_that_dies_is_told_in_one_line(crew: RayCrew) -> None:
+def test_a_process_that_dies_is_told_in_one_line(pool: RayPool) -> None:
     victim, _ = [one for one in children() if one.name().startswith("ray::Worker")]
     os.kill(victim.pid, signal.SIGKILL)
     with pytest.raises(RunError, match="engine=ray: expected its processes to go on, one ended; ") as caught:
-        crew.do([ScoreTask(places=(place,), start=None) for place in range(len(SITES))])
+        pool.do([ScoreTask(places=(place,), start=None) for place in range(len(SITES))])
     assert "\n" not in str(caught.value)
-    crew.close()
+    pool.close()
     assert not [one for one in children() if one.name().startswith(("ray", "gcs"))]
 
 
@@ -138,7 +138,7 @@ def test_a_process_that_dies_is_told_in_one_line(crew: RayCrew) -> None:
 def test_a_cluster_that_does_not_answer_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
     with pytest.raises(RunError, match=r"^RAY_ADDRESS=127.0.0.1:1: expected a cluster of Ray, connection refused; "):
-        RayCrew(CARD, ROLL, SEED, None).start()
+        RayPool(CARD, ROLL, SEED, None).start()
 
 
 # what is refused before any data is read; without Ray

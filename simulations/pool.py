@@ -10,7 +10,7 @@ from simulations.fleet import Fleet, Task
 from simulations.processes import Processes
 
 
-class Crew(Protocol):
+class Pool(Protocol):
     """Do tasks, on this machine or on others."""
 
     @property
@@ -31,7 +31,7 @@ class Crew(Protocol):
         ...
 
 
-class LocalCrew:
+class LocalPool:
     """Do tasks in worker processes of this machine; with one, in this process.
 
     Args:

@@ -41,7 +41,7 @@ class Worker:
         """Answer once the citizens are here."""
 
 
-class RayCrew:
+class RayPool:
     """Do tasks in Ray's processes, each on one processor.
 
     Args:
