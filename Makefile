@@ -39,7 +39,7 @@ lint: $(VENV)/.installed-test ## check style, types and the arrows between the p
 soak: $(VENV)/.installed-test ## run the long counts of the statistical and endurance tests
 	@$(BIN)/python -m pytest -q -n $(WORKERS) -m soak --timeout 3600
 
-bench: $(VENV)/.installed-bench ## print how fast a simulated round is, beside other simulators (half an hour; leave the machine alone)
+bench: $(VENV)/.installed-bench ## print how fast a simulated round is, beside other simulators (long; leave the machine alone)
 	@$(BIN)/python -m simulations.speed
 
 measure: $(VENV)/.installed ## measure the other rows of docs/results.md again (long)

@@ -100,7 +100,8 @@ def table_lines(row: Row, results: Sequence[Result]) -> list[str]:
             spread([site_mean(one) for one in measured]),
             f"{statistics.mean(result.timing.total_s for result in results):.0f}" if arm == arms[0] else "",
         ]
-        lines.append(f"| {row.name} ({len(results)} seeds) | {arm} | {spent} | {' | '.join(cells)} |")
+        seeds = f"{len(results)} seed{'s' if len(results) > 1 else ''}"
+        lines.append(f"| {row.name} ({seeds}) | {arm} | {spent} | {' | '.join(cells)} |")
     return lines
 
 
@@ -115,8 +116,8 @@ def spread(values: Sequence[float | None]) -> str:
     known = [value for value in values if value is not None]
     if not known:
         return "undefined"
-    deviation = statistics.stdev(known) if len(known) > 1 else 0.0
-    return f"{statistics.mean(known):.4f} ± {deviation:.4f}"
+    deviation = f" ± {statistics.stdev(known):.4f}" if len(known) > 1 else ""
+    return f"{statistics.mean(known):.4f}{deviation}"
 
 
 def _run(row: Row, seed: int, folder: Path, data: Path) -> None:

@@ -91,11 +91,11 @@ def _beside(
     """Measure what a study is compared with; nothing where it was not asked for."""
     if main.local is None:
         return {}
-    arms = {"local": main.local, "pooled": arm_of(pooled_scores(study.card, loaded.roll))}
+    arms = {"local": main.local}
     other = with_local(study, () if study.card.model.local else PERSONAL)
     beside = Simulation(other, loaded, config, folder / other.main_arm, console).run(alone=False)
     if beside.record.status == "completed":
         arms[other.main_arm] = beside.arm
     else:
         console.print(f"the {other.main_arm} arm is left out: {beside.record.why}", highlight=False)
-    return arms
+    return {**arms, "pooled": arm_of(pooled_scores(study.card, loaded.roll))}

@@ -9,7 +9,7 @@ from simulations import results
 
 def test_spread_is_mean_and_sample_deviation() -> None:
     assert results.spread([0.7, 0.8, 0.9]) == "0.8000 ± 0.1000"
-    assert results.spread([0.5]) == "0.5000 ± 0.0000"
+    assert results.spread([0.5]) == "0.5000"  # one seed has no deviation
     assert results.spread([None, None]) == "undefined"
 
 
