@@ -1,5 +1,7 @@
 """Train many municipalities as one batch: what `train_locally` does with each of them, by batched matrix products.
 
+This is for devices that want wide work; a processor is quicker with one after the other (`solo`).
+
 A citizen's gradient is never formed. Its norm follows from the layers' inputs and backpropagated signals: over R rows
 the squared norm of a weight's gradient is the sum over pairs of rows of (signal · signal)(input · input), and a bias is
 an input that is always 1. Clipping scales the signals before one more product adds all citizens up.
@@ -163,7 +165,8 @@ class Batch:
         Assumes: `randomness` draws several steps at once as it draws them one by one.
         Source: Goodfellow 2015, Efficient Per-Example Gradient Computations; Li et al. 2022 (ghost clipping).
         """
-        dtype = torch.float64 if self._delicate(start_SD, works) else torch.float32
+        several = self._rows.x_NRF.shape[1] > 1
+        dtype = torch.float64 if delicate(start_SD, works, several=several) else torch.float32
         device = self._rows.device
         theta_SD = torch.tensor(start_SD, dtype=dtype, device=device)
         anchor_SD = theta_SD.clone() if terms.proximal_mu else theta_SD
@@ -182,12 +185,6 @@ class Batch:
                 now_SD.sub_(pull_D * (now_SD - anchor_SD[:active]))
             now_SD.addcmul_(sums.vector_SD, rate_S1, value=-1)
         return np.asarray(theta_SD.to("cpu", torch.float32).numpy())
-
-    def _delicate(self, start_SD: Numbers, works: Sequence[Work]) -> bool:
-        """Say whether float32 would lose digits that count: crafted parameters, or rows whose gradients cancel."""
-        several = self._rows.x_NRF.shape[1] > 1
-        tight = any(work.plan.private and work.plan.clipping_norm < TIGHT for work in works)
-        return bool(np.abs(start_SD).max(initial=0.0) > MODERATE) or (several and tight)
 
     def steps(self, works: Sequence[Work], dtype: torch.dtype) -> Iterator[tuple[NDArray[np.int64], Sums]]:
         """Yield who takes part in each step (S, B), and the noise to which gradients are added."""
@@ -212,13 +209,10 @@ class Batch:
         noise_TSD = np.zeros((steps[0], len(works), size), dtype=np.float32)
         chosen: list[list[NDArray[np.int64]]] = []
         for site, (work, count) in enumerate(zip(works, steps, strict=True)):
-            plan, units = work.plan, self._sizes[site]
-            flat = np.flatnonzero(work.randomness.include(count * units, plan.sampling_rate))
-            edges = np.searchsorted(flat, units * np.arange(1, count))
-            chosen.append(np.split(flat % max(units, 1) + self._starts[site], edges))
-            if plan.private:
-                noise = work.randomness.gaussian(count * size, plan.noise_multiplier * plan.clipping_norm)
-                noise_TSD[:count, site] = noise.reshape(count, size)
+            some = _drawn_some(work, self._sizes[site], count, size)
+            chosen.append(np.split(some.index_B + self._starts[site], some.edges[1:-1]))
+            if work.plan.private:
+                noise_TSD[:count, site] = some.noise_TD
         return chosen, torch.from_numpy(noise_TSD)
 
     def _padded(self, chosen: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
@@ -250,6 +244,44 @@ class Batch:
         ):
             weight_SOI.add_(torch.bmm(signal_SBO.transpose(1, 2), input_SBI))
             bias_SO.add_(signal_SBO.sum(dim=1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chosen:
+    """Hold what was drawn for some steps of one municipality.
+
+    Args:
+        index_B: Who takes part, step after step; its first citizen is 0.
+        edges: Where in it each step begins, and the last one ends; (T + 1).
+        noise_TD: To be added; of no steps without privacy.
+    """
+
+    index_B: NDArray[np.int64]
+    edges: NDArray[np.int64]
+    noise_TD: NDArray[np.float64]
+
+
+def drawn(work: Work, units: int, size: int) -> Iterator[Chosen]:
+    """Draw all steps of one municipality with `units` citizens and `size` parameters, some at once."""
+    together = max(1, min(STEPS_AT_ONCE, NUMBERS_AT_ONCE // size))
+    for first in range(0, work.plan.local_steps, together):
+        yield _drawn_some(work, units, min(together, work.plan.local_steps - first), size)
+
+
+def _drawn_some(work: Work, units: int, count: int, size: int) -> Chosen:
+    plan = work.plan
+    flat = np.flatnonzero(work.randomness.include(count * units, plan.sampling_rate))
+    noise = work.randomness.gaussian(count * size if plan.private else 0, plan.noise_multiplier * plan.clipping_norm)
+    return Chosen(
+        index_B=flat % max(units, 1), edges=np.searchsorted(flat, units * np.arange(count + 1)),
+        noise_TD=noise.reshape(-1, size),
+    )  # fmt: skip
+
+
+def delicate(start_SD: Numbers, works: Sequence[Work], *, several: bool) -> bool:
+    """Say whether float32 would lose digits that count: crafted parameters, or several rows whose gradients cancel."""
+    tight = any(work.plan.private and work.plan.clipping_norm < TIGHT for work in works)
+    return bool(np.abs(start_SD).max(initial=0.0) > MODERATE) or (several and tight)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -44,9 +44,8 @@ from simulations.population import Site
 from simulations.questions import Question, Scores
 
 Numbers = NDArray[np.float32]
-PARTS = 4  # at least, of a round's training: enough for the cores of a laptop
-CALL = 1  # what a step of a part costs however few are in it, in steps of one municipality: measured
-TOGETHER = 32  # municipalities of one batch: their parameters and a step's rows stay in the processor's cache
+PARTS = 8  # at least, of a round's training: enough for the cores of a laptop
+TOGETHER = 32  # municipalities of a part, at most about: what it sends and makes stays small
 
 
 class CohortGrid(SimulationGrid):
@@ -210,7 +209,7 @@ def _dealt_by_work(nodes: Sequence[int], steps: Sequence[int]) -> list[Sequence[
     How many parts there are does not depend on the cores, so that the same numbers come out on any of them.
     """
     most = max(PARTS, -(-len(nodes) // TOGETHER))
-    least, enough = 0, (1 + CALL) * sum(steps)
+    least, enough = 0, sum(steps)
     while enough - least > 1:
         limit = (least + enough) // 2
         least, enough = (least, limit) if len(_edges(steps, limit)) <= most else (limit, enough)
@@ -219,11 +218,11 @@ def _dealt_by_work(nodes: Sequence[int], steps: Sequence[int]) -> list[Sequence[
 
 def _edges(steps: Sequence[int], limit: int) -> list[int]:
     """Say where parts begin none of which costs more than a limit, unless a single node does."""
-    edges, cost = [0], CALL * steps[0]
+    edges, cost = [0], 0
     for place, one in enumerate(steps):
         if place > edges[-1] and (cost + one > limit or place - edges[-1] == 2 * TOGETHER):
             edges.append(place)
-            cost = CALL * one
+            cost = 0
         cost += one
     return edges
 

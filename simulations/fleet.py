@@ -20,11 +20,12 @@ from faelles.models import Arrays, build_model, load_parameters, parameter_shape
 from faelles.privacy.plan import PrivacyPlan
 from faelles.privacy.release import bounded, release_histogram
 from faelles.records import Kind
-from simulations.batch import Batch, Rows, Terms, Work, layers_of
+from simulations.batch import Batch, Rows, Terms, Work, drawn, layers_of
 from simulations.fit import fit_alone
 from simulations.mechanisms import SeededMechanisms
 from simulations.questions import Scores, score
 from simulations.roll import Roll
+from simulations.solo import Solo, compile_loops
 
 Numbers = NDArray[np.float32]
 
@@ -103,6 +104,9 @@ class Fleet:
         sizes = [(int(np.prod(shape)), name not in card.model.local) for name, shape in self._shapes.items()]
         self._shared_D = np.repeat([shared for _, shared in sizes], [size for size, _ in sizes])
         self._rows = Rows(roll.training.citizens, roll.training.edges, torch.device(device))
+        self._trainer = Solo if device == "cpu" else Batch
+        if device == "cpu":
+            compile_loops()
 
     def do(self, task: Task) -> object:
         """Do a task."""
@@ -116,7 +120,8 @@ class Fleet:
         terms = Terms(
             learning_rate=self._card.training.learning_rate, proximal_mu=task.proximal_mu, pulled_D=self._shared_D
         )
-        after_SD = Batch(self._layers, self._rows, task.places).train(start_SD, self._works(task), terms)
+        trainer = self._trainer(self._layers, self._rows, task.places)
+        after_SD = trainer.train(start_SD, self._works(task), terms)
         shared = self._shared_D
         return Trained(
             update_SD=bounded(_columns(after_SD - start_SD, shared)), local_SL=bounded(_columns(after_SD, ~shared))
@@ -124,8 +129,12 @@ class Fleet:
 
     def draw(self, task: TrainTask) -> int:
         """Draw a round's batches and noise, and do nothing with them; return how many steps there were."""
-        batch = Batch(self._layers, self._rows, task.places)
-        return sum(1 for _ in batch.steps(self._works(task), torch.float32))
+        sizes = [len(self._roll.training.of(place)) for place in task.places]
+        return sum(
+            len(some.edges) - 1
+            for work, units in zip(self._works(task), sizes, strict=True)
+            for some in drawn(work, units, len(self._shared_D))
+        )
 
     def count(self, task: CountTask) -> list[NDArray[np.float32]]:
         """Release the score histogram of each municipality of a task."""

@@ -1,4 +1,4 @@
-"""A batch of municipalities trains as each of them does alone, with the production code, to float32 rounding."""
+"""Both trainers train municipalities as each of them does alone, with the production code, to float32 rounding."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -19,12 +19,15 @@ from faelles.records import Kind
 from simulations import batch
 from simulations.batch import Batch, Layer, Rows, Terms, Work, layers_of
 from simulations.mechanisms import SeededMechanisms
+from simulations.solo import Solo
 from tests.builders import FEDERATION
 from tests.gradients import Scripted, plan_of, some
 
 EPSILON = float(np.finfo(np.float32).eps)
 ROUNDINGS = 4  # of what one rounding of its start does to the reference; the most found in 15 000 cases was 3
 CPU = torch.device("cpu")
+Trainer = type[Batch] | type[Solo]
+TRAINERS: tuple[Trainer, ...] = (Solo, Batch)
 FEATURES = 4
 MODERATE = 50.0  # up to which a kernel may compute in float32
 
@@ -75,12 +78,12 @@ def rows_of(sites: Sequence[Citizens]) -> Rows:
     return Rows(whole, np.cumsum([0, *map(len, sites)]).astype(np.int64), CPU)
 
 
-def together(case: Case) -> NDArray[np.float32]:
-    """Train all municipalities as one batch."""
+def together(case: Case, trainer: Trainer) -> NDArray[np.float32]:
+    """Train all municipalities with a simulator's trainer."""
     pulled = [np.full(array.size, name in case.pulled) for name, array in case.start[0].items()]
     terms = Terms(learning_rate=case.learning_rate, proximal_mu=case.mu, pulled_D=np.concatenate(pulled))
     start_SD = np.stack([flat(start) for start in case.start])
-    one = Batch(layers_of(case.model), rows_of(case.sites), range(len(case.sites)))
+    one = trainer(layers_of(case.model), rows_of(case.sites), range(len(case.sites)))
     return one.train(start_SD, works_of(case), terms)
 
 
@@ -127,9 +130,10 @@ def response(case: Case, theirs_SD: NDArray[np.float32]) -> float:
 
 def check_same(case: Case) -> None:
     theirs_SD = alone(case)
-    apart = roundings(case, together(case), theirs_SD)
-    # Huge steps magnify a rounding: what the reference makes of one is computed where it may matter.
-    assert apart <= ROUNDINGS or apart <= ROUNDINGS * response(case, theirs_SD)
+    for trainer in TRAINERS:
+        apart = roundings(case, together(case, trainer), theirs_SD)
+        # Huge steps magnify a rounding: what the reference makes of one is computed where it may matter.
+        assert apart <= ROUNDINGS or apart <= ROUNDINGS * response(case, theirs_SD), trainer
 
 
 # The same as each alone
@@ -192,7 +196,10 @@ def test_so_it_does_from_weights_that_somebody_crafted(case: Case) -> None:
 
 @pytest.mark.parametrize("hidden", [(), (3,)])
 @pytest.mark.parametrize("value", [100.0, 1e4, 1e6])
-def test_what_large_terms_leave_of_a_score_is_not_lost_in_rounding(hidden: tuple[int, ...], value: float) -> None:
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_what_large_terms_leave_of_a_score_is_not_lost_in_rounding(
+    trainer: Trainer, hidden: tuple[int, ...], value: float
+) -> None:
     case = plain_case(hidden, clipping_norm=100.0, steps=1)
     sites, starts = [], []
     for one, start in zip(case.sites, case.start, strict=True):
@@ -204,7 +211,7 @@ def test_what_large_terms_leave_of_a_score_is_not_lost_in_rounding(hidden: tuple
         weight_OI[:, 0], weight_OI[:, 1] = value, -value
         starts.append({**start, first: weight_OI})
     crafted = replace(case, sites=tuple(sites), start=tuple(starts))
-    ours_SD, theirs_SD = together(crafted), alone(crafted)
+    ours_SD, theirs_SD = together(crafted, trainer), alone(crafted)
     # Of each parameter and not of the largest: a bias tells what became of the score.
     assert (np.abs(ours_SD - theirs_SD) <= 4 * EPSILON * np.maximum(1, np.abs(theirs_SD))).all()
 
@@ -245,54 +252,57 @@ def test_rows_of_a_citizen_may_cancel(scale: float, clipping_norm: float) -> Non
     check_same(replace(case, sites=tuple(sites), start=start))
 
 
-def test_who_has_fewer_steps_drops_out_and_stays_as_it_is() -> None:
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_who_has_fewer_steps_drops_out_and_stays_as_it_is(trainer: Trainer) -> None:
     case = plain_case()
     plans = tuple(replace(plan, local_steps=steps) for plan, steps in zip(case.plans, (5, 2), strict=True))
     longer, shorter = replace(case, plans=plans), replace(case, plans=(plans[1],) * 2)
     check_same(longer)
-    np.testing.assert_allclose(together(longer)[1], together(shorter)[1], atol=1e-6)
+    np.testing.assert_allclose(together(longer, trainer)[1], together(shorter, trainer)[1], atol=1e-6)
 
 
-def test_nobody_trains_on_by_noise_alone() -> None:
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_nobody_trains_on_by_noise_alone(trainer: Trainer) -> None:
     case = plain_case(noise_multiplier=3.0)
     empty = replace(case, sites=(some(case.sites[0], slice(0, 0)),) * 2)
     check_same(empty)
-    assert (together(empty) != starts_of(empty)).all()
+    assert (together(empty, trainer) != starts_of(empty)).all()
     silent = replace(empty, plans=tuple(replace(plan, noise_multiplier=0.0) for plan in case.plans))
-    np.testing.assert_array_equal(together(silent), starts_of(silent))
+    np.testing.assert_array_equal(together(silent, trainer), starts_of(silent))
 
 
-def test_without_noise_nothing_is_clipped() -> None:
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_without_noise_nothing_is_clipped(trainer: Trainer) -> None:
     case = plain_case(noise_multiplier=0.0, clipping_norm=1e-6)
     check_same(case)
-    assert np.abs(together(case) - starts_of(case)).max() > 0.01
+    assert np.abs(together(case, trainer) - starts_of(case)).max() > 0.01
 
 
 # Bits
 
 
 @settings(max_examples=30)
-@given(cases())
-def test_the_same_arguments_give_the_same_bits(case: Case) -> None:
-    np.testing.assert_array_equal(together(case), together(case))
+@given(cases(), st.sampled_from(TRAINERS))
+def test_the_same_arguments_give_the_same_bits(case: Case, trainer: Trainer) -> None:
+    np.testing.assert_array_equal(together(case, trainer), together(case, trainer))
 
 
 @settings(max_examples=30)
 @given(cases(scales=(0.0, 0.3)), st.sampled_from([1, 100, 1000]))
 def test_a_step_that_is_done_in_parts_is_one_step(case: Case, numbers: int) -> None:
-    whole_SD = together(case)
+    whole_SD = together(case, Batch)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(batch, "NUMBERS_AT_ONCE", numbers)
-        parts_SD = together(case)
+        parts_SD = together(case, Batch)
     apart = roundings(case, parts_SD, whole_SD)
     assert apart <= ROUNDINGS or apart <= ROUNDINGS * response(case, whole_SD)
 
 
 def test_parts_are_as_small_as_memory_asks(monkeypatch: pytest.MonkeyPatch) -> None:
     case = plain_case(count=300, steps=1)
-    whole_SD = together(case)
+    whole_SD = together(case, Batch)
     monkeypatch.setattr(batch, "NUMBERS_AT_ONCE", 1)
-    assert (together(case) != whole_SD).any()  # sums in another order: so there were parts
+    assert (together(case, Batch) != whole_SD).any()  # sums in another order: so there were parts
     check_same(case)
 
 
@@ -302,7 +312,10 @@ def test_parts_are_as_small_as_memory_asks(monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize("clipped", [False, True])
 @pytest.mark.parametrize("outputs", [1, 3])
 @pytest.mark.parametrize("hidden", [(), (5,), (5, 3, 4)])
-def test_a_step_adds_up_the_clipped_gradients_of_citizens(hidden: tuple[int, ...], outputs: int, clipped: bool) -> None:
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_a_step_adds_up_the_clipped_gradients_of_citizens(
+    trainer: Trainer, hidden: tuple[int, ...], outputs: int, clipped: bool
+) -> None:
     rng = np.random.default_rng(2)
     model = Network(FEATURES, hidden, outputs).double()
     citizens, start = draw_citizens(rng, 9, (3, FEATURES), max(2, outputs)), draw_start(rng, model, 1.0)
@@ -312,7 +325,7 @@ def test_a_step_adds_up_the_clipped_gradients_of_citizens(hidden: tuple[int, ...
     norm = float(np.median(norm_B1) if clipped else 2 * norm_B1.max())
     work = Work(plan=plan_of(clipping_norm=norm), randomness=Scripted())
     terms = Terms(learning_rate=1.0, proximal_mu=0.0, pulled_D=np.zeros(len(flat(start)), bool))
-    after_SD = Batch(layers_of(model), rows_of([citizens]), [0]).train(flat(start)[None], [work], terms)
+    after_SD = trainer(layers_of(model), rows_of([citizens]), [0]).train(flat(start)[None], [work], terms)
     sum_D = (by_hand_BD * np.minimum(1, norm / norm_B1)).sum(axis=0)
     np.testing.assert_allclose(flat(start) - after_SD[0], sum_D / work.plan.divisor, atol=2e-6)
 

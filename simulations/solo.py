@@ -1,0 +1,72 @@
+"""Train municipalities one after the other in compiled loops: what a processor does best.
+
+A municipality's parameters, a chunk of its rows, and all that is computed from them stay in the caches of one core;
+as a batch of many (`batch`, for devices that want wide work) they would travel through memory once for each operation.
+
+Legend: S municipalities, B citizens of a step, D parameters.
+"""
+
+import functools
+from collections.abc import Sequence
+
+import numpy as np
+
+from simulations import loops
+from simulations.batch import Layer, Numbers, Rows, Terms, Work, delicate, drawn
+
+
+class Solo:
+    """Train some municipalities.
+
+    Args:
+        layers: The network's.
+        rows: All citizens.
+        sites: Which municipalities.
+    """
+
+    def __init__(self, layers: Sequence[Layer], rows: Rows, sites: Sequence[int]) -> None:
+        self._widths = np.array([*(layer.inputs for layer in layers), layers[-1].outputs])
+        # Where each parameter of the loops' order stands in the model's: there weights lie as (O, I), here as (I, O).
+        self._order_D = np.concatenate([
+            np.r_[
+                np.arange(layer.start, layer.bias).reshape(layer.outputs, layer.inputs).T.ravel(),
+                layer.bias : layer.stop,
+            ]
+            for layer in layers
+        ])  # fmt: skip
+        self._rows, self._sites = rows, tuple(sites)
+
+    def train(self, start_SD: Numbers, works: Sequence[Work], terms: Terms) -> Numbers:
+        """Run one round's local steps of every municipality; arguments and promises are those of `Batch.train`."""
+        return np.stack([
+            self._train(site, start_D, work, terms)
+            for site, start_D, work in zip(self._sites, start_SD, works, strict=True)
+        ])  # fmt: skip
+
+    def _train(self, site: int, start_D: Numbers, work: Work, terms: Terms) -> Numbers:
+        several = self._rows.x_NRF.shape[1] > 1
+        number = np.float64 if delicate(start_D, [work], several=several) else np.float32
+        anchor_D = start_D[self._order_D].astype(number)
+        theta_D, plan = anchor_D.copy(), work.plan
+        pulled = terms.pulled_D[self._order_D if terms.proximal_mu else []]
+        pull_D = (terms.learning_rate * terms.proximal_mu * pulled).astype(number)
+        first, units = int(self._rows.edges[site]), int(self._rows.edges[site + 1] - self._rows.edges[site])
+        for chosen in drawn(work, units, len(theta_D)):
+            loops.run(
+                self._rows.x_NRF.numpy(), self._rows.besides_NR3.numpy(), chosen.index_B + first, chosen.edges,
+                chosen.noise_TD, theta_D, anchor_D, pull_D, self._widths, number(terms.learning_rate / plan.divisor),
+                number(plan.clipping_norm if plan.private else np.inf),
+            )  # fmt: skip
+        after_D = np.empty_like(start_D)
+        after_D[self._order_D] = theta_D
+        return after_D
+
+
+@functools.cache
+def compile_loops() -> None:
+    """Compile the loops, or load what was compiled before, so that processes forked later find them ready."""
+    zeros_D = np.zeros(2, np.float32)
+    loops.run(
+        np.zeros((1, 1, 1), np.float32), np.zeros((1, 1, 3), np.float32), np.zeros(0, np.int64), np.zeros(1, np.int64),
+        np.zeros((0, 2)), zeros_D, zeros_D, zeros_D, np.array([1, 1]), np.float32(1), np.float32(1),
+    )  # fmt: skip
