@@ -2,7 +2,7 @@
 
 A simulator is nothing but another Grid. Engines differ in how municipalities answer:
 
-    cohort     all together, as one batch (`cohort`)
+    cohort     all together (`cohort`)
     reference  each with the production ClientApp (`reference`)
     flower     each with the production ClientApp, in Flower's own simulation (`flower_engine`)
     ray        cohorts spread over the processes of a Ray cluster (`ray_pool`)

@@ -1,6 +1,5 @@
 """Run the local steps of one municipality in compiled loops, whose numbers stay in the processor's cache.
 
-Numba compiles them for the machine they run on, once: it keeps what it made beside this file, or in the user's cache.
 Inner loops go over whole rows of arrays, since only those become vector instructions; four products are added
 at a time to two sums, so that sums and factors are read and written less often than they are used.
 
@@ -8,27 +7,15 @@ Legend: T steps, L layers, P a chunk's rows, W more than the widest layer, N cit
 I inputs and O outputs of a layer, D parameters.
 """
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from simulations.compiled import compiled
+
 CHUNK = 128  # rows that go through all layers together
-# Neither infinity nor NaN is assumed away: clipping looks for them. Division by zero gives infinity, as in torch.
-OPTIONS: Any = {"fastmath": {"contract", "reassoc", "nsz", "arcp"}, "error_model": "numpy", "nogil": True}
 Array = NDArray[Any]  # float32, or float64 where float32 loses digits that count
-F = TypeVar("F", bound=Callable[..., Any])
-
-
-def compiled(function: F) -> F:
-    """Compile a function when it is first called, and keep the outcome for later processes where a folder allows it."""
-    try:
-        made: F = numba.njit(function, cache=True, **OPTIONS)
-    except RuntimeError:  # there is no folder that this user may write
-        made = numba.njit(function, **OPTIONS)
-    return made
 
 
 @compiled

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from faelles.privacy.mechanisms import Randomness
+from simulations.normals import box_muller
 
 RARE = 0.125  # up to this rate it is quicker to draw how many units are passed over than to draw for each
 GAPS = 256  # drawn together
@@ -77,11 +78,9 @@ class Chance:
 
 
 class Normals:
-    """Draw normal numbers from a stream of bits, blocks of them at a time: they are much of what a simulation computes.
+    """Draw normal numbers from a stream of bits, blocks of them at a time.
 
-    Guarantees: the numbers do not depend on how many are taken at once. Each is float32, of uniforms with 24 bits, so
-        none is larger than 5.8: good for simulations, and for nothing that must be private.
-    Source: Box and Muller 1958, A Note on the Generation of Random Normal Deviates.
+    Guarantees: the numbers do not depend on how many are taken at once.
     """
 
     def __init__(self, bits: np.random.SFC64) -> None:
@@ -100,16 +99,7 @@ class Normals:
         return np.concatenate(parts)
 
     def _block(self) -> NDArray[np.float32]:
-        pairs = BLOCK // 2
-        whole = self._bits.random_raw(pairs).view(np.uint32)
-        uniform = (whole >> np.uint32(8)).astype(np.float32) * np.float32(2.0**-24)
-        # 1 - u lies in (0, 1], where the logarithm is finite.
-        radius = np.sqrt(np.float32(-2) * np.log(np.float32(1) - uniform[:pairs]))
-        angle = np.float32(2 * np.pi) * uniform[pairs:]
-        block = np.empty(BLOCK, np.float32)
-        np.multiply(radius, np.cos(angle), out=block[:pairs])
-        np.multiply(radius, np.sin(angle), out=block[pairs:])
-        return block
+        return box_muller(self._bits.random_raw(BLOCK // 2).view(np.uint32))
 
 
 def seeded_bytes(*parts: str | int) -> bytes:

@@ -48,7 +48,7 @@ class Watch:
 
 
 def measure_cohort(workload: Workload, rounds: int) -> Measured:
-    """Simulate some rounds with all municipalities as one batch."""
+    """Simulate some rounds with the fast engine."""
     return _measure(workload, rounds, "cohort")
 
 
