@@ -10,15 +10,15 @@ from simulations.normals import box_muller
 WORDS = st.one_of(st.integers(0, 2**32 - 1), st.sampled_from([0, 255, 256, 2**31, 2**32 - 256, 2**32 - 1]))
 
 
-def by_formula(bits_N: NDArray[np.uint32]) -> NDArray[np.float64]:
-    first_P, second_P = np.split((bits_N >> np.uint32(8)) * 2.0**-24, 2)
-    radius_P, angle_P = np.sqrt(-2 * np.log(1 - first_P)), 2 * np.pi * second_P
-    return np.concatenate([radius_P * np.cos(angle_P), radius_P * np.sin(angle_P)])
+ROUNDINGS = 2  # of the radius, whose cosine and sine are rounded too; the most found among 2,400,000 numbers was 1.55
 
 
 def close(bits_N: NDArray[np.uint32]) -> bool:
-    apart_N = np.abs(box_muller(bits_N) - by_formula(bits_N))
-    return bool((apart_N <= 5e-7).all())  # a few roundings of numbers up to 5.8
+    first_P, second_P = np.split((bits_N >> np.uint32(8)) * 2.0**-24, 2)
+    radius_P, angle_P = np.sqrt(-2 * np.log(1 - first_P)), 2 * np.pi * second_P
+    normal_N = np.concatenate([radius_P * np.cos(angle_P), radius_P * np.sin(angle_P)])
+    bound_N = ROUNDINGS * np.finfo(np.float32).eps * np.maximum(1, np.tile(radius_P, 2))
+    return bool((np.abs(box_muller(bits_N) - normal_N) <= bound_N).all())
 
 
 @given(st.lists(st.tuples(WORDS, WORDS), min_size=1, max_size=40))
