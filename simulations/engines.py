@@ -98,7 +98,7 @@ def _pool(cast: Cast, config: SimulationConfig) -> Pool:
         return RayPool(cast.card, cast.roll, config.seed, config.workers)
     device = _device(config)
     fleet = Fleet(cast.card, cast.roll, config.seed, device)
-    # What one processor trains together is enough to fill a graphics card, and only one process may own it.
+    # Only one process may own a graphics card.
     return LocalPool(fleet, _workers(config, cast) if device == "cpu" else 1)
 
 

@@ -22,7 +22,7 @@ Array = NDArray[Any]  # float32, or float64 where float32 loses digits that coun
 def tanh(row_O: Array) -> None:
     """Replace numbers by their hyperbolic tangent.
 
-    Source: the rational approximation of the Eigen library, within 2.4e-7; single precision needs no more.
+    Source: the rational approximation of the Eigen library, within three roundings of single precision.
     """
     if row_O.itemsize > 4:
         for place in range(len(row_O)):
@@ -198,10 +198,8 @@ def begin_sum(sum_D: Array, noise_1D: Array, widths: Array) -> None:
     for layer in range(len(widths) - 1 if len(noise_1D) else 0):
         inputs, outputs = widths[layer], widths[layer + 1]
         stop = start + inputs * outputs
-        sum_IO, noise_OI = (
-            sum_D[start:stop].reshape((inputs, outputs)),
-            noise_1D[0, start:stop].reshape((outputs, inputs)),
-        )
+        sum_IO = sum_D[start:stop].reshape((inputs, outputs))
+        noise_OI = noise_1D[0, start:stop].reshape((outputs, inputs))
         for i in range(inputs):
             sum_O = sum_IO[i]
             for o in range(outputs):

@@ -48,8 +48,8 @@ class LocalPool:
     def start(self) -> None:
         """Start the processes; on Linux a fork, so citizens are in memory once.
 
-        What is in memory now is there to stay, so the garbage collector is told to leave it alone: walking through it
-        takes a quarter of a second, now and then in the middle of a round, and makes a fork copy what it shares.
+        What is in memory now is there to stay, so the garbage collector is told to leave it alone: it would walk
+        through it now and then in the middle of a round, and make a fork copy what it shares.
         """
         gc.collect()
         gc.freeze()
