@@ -6,9 +6,6 @@ A citizen's gradient is never formed. Its norm follows from the layers' inputs a
 the squared norm of a weight's gradient is the sum over pairs of rows of (signal · signal)(input · input), and a bias is
 an input that is always 1. Clipping scales the signals before one more product adds all citizens up.
 
-Float32 differs from the reference, which computes in float64, by rounding only while numbers stay moderate; parameters
-that somebody crafted take float64, and so do several rows under a tight clipping norm.
-
 Legend: S municipalities, N citizens of all of them, B citizens of a municipality's batch, R rows a citizen, F features,
 I inputs and O outputs of a layer, K classes, D parameters.
 """
@@ -22,16 +19,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from faelles.features import Citizens
 from faelles.models import Network
-from faelles.privacy.mechanisms import Randomness
-from faelles.privacy.plan import PrivacyPlan
-
-MODERATE = 50.0  # beyond it float32 loses digits that clipping cannot give back
-TIGHT = 0.01  # a clipping norm below it is near what float32 leaves of a citizen's rows that cancel
-STEPS_AT_ONCE = 8  # of batches and noise that are drawn together
-NUMBERS_AT_ONCE = 2**24  # of a step's rows, signals and pairs of rows; 64 MiB in float32
-Numbers = NDArray[np.float32]
+from simulations.work import NUMBERS_AT_ONCE, STEPS_AT_ONCE, Numbers, Rows, Terms, Work, delicate, drawn_some
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,29 +73,6 @@ class Sums:
     layers: list[tuple[Tensor, Tensor]]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Work:
-    """Hold what one municipality does in a round."""
-
-    plan: PrivacyPlan
-    randomness: Randomness
-
-
-@dataclass(frozen=True, kw_only=True)
-class Terms:
-    """Hold what all of them share.
-
-    Args:
-        learning_rate: Of each step.
-        proximal_mu: FedProx's pull back to the start; 0 for none.
-        pulled_D: Which parameters it pulls: the shared ones.
-    """
-
-    learning_rate: float
-    proximal_mu: float
-    pulled_D: NDArray[np.bool_]
-
-
 def layers_of(model: Network) -> tuple[Layer, ...]:
     """Place a model's layers, in the order of its parameters."""
     layers: list[Layer] = []
@@ -114,25 +80,6 @@ def layers_of(model: Network) -> tuple[Layer, ...]:
     for inputs, outputs in itertools.pairwise(int(width) for width in widths):
         layers.append(Layer(inputs=inputs, outputs=outputs, start=layers[-1].stop if layers else 0))
     return tuple(layers)
-
-
-class Rows:
-    """Hold the citizens of all municipalities where batches of any of them can be gathered at once.
-
-    Args:
-        citizens: Of all municipalities, and one more at the end: without rows, to fill short batches.
-        edges: Where each municipality begins, and where the last ends; (S + 1).
-        device: Where to compute.
-    """
-
-    def __init__(self, citizens: Citizens, edges: NDArray[np.int64], device: torch.device) -> None:
-        self.edges, self.device = edges, device
-        self.nobody = len(citizens) - 1
-        self.x_NRF = torch.from_numpy(citizens.x_BRF).to(device)
-        # What else a row brings along, gathered together: class, weight, and the squared norm of its features and a 1.
-        square_NR = np.square(citizens.x_BRF).sum(axis=2, dtype=np.float32)
-        besides_NR3 = np.stack([citizens.y_BR.astype(np.float32), citizens.weight_BR, square_NR + 1], axis=2)
-        self.besides_NR3 = torch.from_numpy(besides_NR3).to(device)
 
 
 class Batch:
@@ -209,7 +156,7 @@ class Batch:
         noise_TSD = np.zeros((steps[0], len(works), size), dtype=np.float32)
         chosen: list[list[NDArray[np.int64]]] = []
         for site, (work, count) in enumerate(zip(works, steps, strict=True)):
-            some = _drawn_some(work, self._sizes[site], count, size)
+            some = drawn_some(work, self._sizes[site], count, size)
             chosen.append(np.split(some.index_B + self._starts[site], some.edges[1:-1]))
             if work.plan.private:
                 noise_TSD[:count, site] = some.noise_TD
@@ -244,44 +191,6 @@ class Batch:
         ):
             weight_SOI.add_(torch.bmm(signal_SBO.transpose(1, 2), input_SBI))
             bias_SO.add_(signal_SBO.sum(dim=1))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Chosen:
-    """Hold what was drawn for some steps of one municipality.
-
-    Args:
-        index_B: Who takes part, step after step; its first citizen is 0.
-        edges: Where in it each step begins, and the last one ends; (T + 1).
-        noise_TD: To be added; of no steps without privacy.
-    """
-
-    index_B: NDArray[np.int64]
-    edges: NDArray[np.int64]
-    noise_TD: NDArray[np.float64]
-
-
-def drawn(work: Work, units: int, size: int) -> Iterator[Chosen]:
-    """Draw all steps of one municipality with `units` citizens and `size` parameters, some at once."""
-    together = max(1, min(STEPS_AT_ONCE, NUMBERS_AT_ONCE // size))
-    for first in range(0, work.plan.local_steps, together):
-        yield _drawn_some(work, units, min(together, work.plan.local_steps - first), size)
-
-
-def _drawn_some(work: Work, units: int, count: int, size: int) -> Chosen:
-    plan = work.plan
-    flat = np.flatnonzero(work.randomness.include(count * units, plan.sampling_rate))
-    noise = work.randomness.gaussian(count * size if plan.private else 0, plan.noise_multiplier * plan.clipping_norm)
-    return Chosen(
-        index_B=flat % max(units, 1), edges=np.searchsorted(flat, units * np.arange(count + 1)),
-        noise_TD=noise.reshape(-1, size),
-    )  # fmt: skip
-
-
-def delicate(start_SD: Numbers, works: Sequence[Work], *, several: bool) -> bool:
-    """Say whether float32 would lose digits that count: crafted parameters, or several rows whose gradients cancel."""
-    tight = any(work.plan.private and work.plan.clipping_norm < TIGHT for work in works)
-    return bool(np.abs(start_SD).max(initial=0.0) > MODERATE) or (several and tight)
 
 
 @dataclass(frozen=True, kw_only=True)

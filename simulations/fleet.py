@@ -20,12 +20,13 @@ from faelles.models import Arrays, build_model, load_parameters, parameter_shape
 from faelles.privacy.plan import PrivacyPlan
 from faelles.privacy.release import bounded, release_histogram
 from faelles.records import Kind
-from simulations.batch import Batch, Rows, Terms, Work, drawn, layers_of
+from simulations.batch import Batch, layers_of
 from simulations.fit import fit_alone
 from simulations.mechanisms import SeededMechanisms
 from simulations.questions import Scores, score
 from simulations.roll import Roll
 from simulations.solo import Solo, compile_loops
+from simulations.work import Rows, Terms, Work, drawn
 
 Numbers = NDArray[np.float32]
 

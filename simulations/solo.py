@@ -12,7 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from simulations import loops
-from simulations.batch import Layer, Numbers, Rows, Terms, Work, delicate, drawn
+from simulations.batch import Layer
+from simulations.work import Numbers, Rows, Terms, Work, delicate, drawn
 
 
 class Solo:

@@ -17,9 +17,10 @@ from faelles.privacy.dpsgd import LocalTerms, train_locally
 from faelles.privacy.plan import PrivacyPlan
 from faelles.records import Kind
 from simulations import batch
-from simulations.batch import Batch, Layer, Rows, Terms, Work, layers_of
+from simulations.batch import Batch, Layer, layers_of
 from simulations.mechanisms import SeededMechanisms
 from simulations.solo import Solo
+from simulations.work import Rows, Terms, Work
 from tests.builders import FEDERATION
 from tests.gradients import Scripted, plan_of, some
 
