@@ -23,6 +23,7 @@ from faelles.records import Kind
 from simulations.batch import Batch, layers_of
 from simulations.fit import fit_alone
 from simulations.mechanisms import SeededMechanisms
+from simulations.normals import compile_normals
 from simulations.questions import Scores, score
 from simulations.roll import Roll
 from simulations.solo import Solo, compile_loops
@@ -106,6 +107,7 @@ class Fleet:
         self._shared_D = np.repeat([shared for _, shared in sizes], [size for size, _ in sizes])
         self._rows = Rows(roll.training.citizens, roll.training.edges, torch.device(device))
         self._trainer = Solo if device == "cpu" else Batch
+        compile_normals()
         if device == "cpu":
             compile_loops()
 

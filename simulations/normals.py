@@ -6,6 +6,8 @@ be private. Loops are written so that they become vector instructions; libraries
 Legend: P pairs of numbers.
 """
 
+import functools
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -27,6 +29,12 @@ def box_muller(bits_N: NDArray[np.uint32]) -> NDArray[np.float32]:
     normal_N = np.empty(2 * pairs, np.float32)
     turn(bits_N[pairs:], radius_P, normal_N[:pairs], normal_N[pairs:])
     return normal_N
+
+
+@functools.cache
+def compile_normals() -> None:
+    """Compile the loops, or load what was compiled before, so that processes forked later find them ready."""
+    box_muller(np.zeros(2, np.uint32))
 
 
 @compiled

@@ -51,7 +51,6 @@ class LocalPool:
         What is in memory now is there to stay, so the garbage collector is told to leave it alone: it would walk
         through it now and then in the middle of a round, and make a fork copy what it shares.
         """
-        gc.collect()
         gc.freeze()
         if self.size > 1:
             self._processes.start([functools.partial(serve, self._fleet)] * self.size)

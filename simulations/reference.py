@@ -15,7 +15,7 @@ from faelles.models import Arrays
 from simulations.grid import Observer, SimulationGrid, Tick
 from simulations.processes import Processes
 from simulations.questions import LocalParameters, Question, Scores
-from simulations.worker import Crew, serve
+from simulations.worker import Crew, prepare, serve
 
 
 class ReferenceGrid(SimulationGrid):
@@ -33,6 +33,7 @@ class ReferenceGrid(SimulationGrid):
         self._processes = Processes()
 
     def __enter__(self) -> Self:
+        prepare()
         self._processes.start([functools.partial(serve, crew) for crew in self._crews])
         return self
 

@@ -4,6 +4,7 @@ Beside Flower messages a worker answers what only a simulation can ask, since it
 exactly, how good each municipality's own model is, and which parameters stay there.
 """
 
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,6 +30,7 @@ from faelles.models import Arrays, build_model, load_parameters
 from simulations.books import willing_policy
 from simulations.fit import fit_alone
 from simulations.mechanisms import SeededMechanisms, seeded_bytes
+from simulations.normals import compile_normals
 from simulations.population import Site
 from simulations.questions import LocalParameters, Question, Scores, score, site_key
 
@@ -114,6 +116,13 @@ def consent_once(store: Store, population: Population, approval: Approval) -> No
         known = consent.find_approval(database, approval.card.sha256)
         if known is None or replace(known, number=0) != approval:
             consent.approve(database, approval, utc_now())
+
+
+@functools.cache
+def prepare() -> None:
+    """Load what training loads when it is first done, so that processes forked later find it ready."""
+    compile_normals()
+    torch.optim.SGD([torch.zeros(1, requires_grad=True)])  # the first optimizer imports half of torch
 
 
 def serve(crew: Crew, sent: Iterator[Any], answer: Callable[[object], None]) -> None:
