@@ -1,10 +1,10 @@
 """Run the local steps of one municipality in compiled loops, whose numbers stay in the processor's cache.
 
-Inner loops go over whole rows of arrays, since only those become vector instructions; four products are added
-at a time to two sums, so that sums and factors are read and written less often than they are used.
+Products are those of the machine's BLAS, which is quickest with such small matrices; all that is done between two of
+them goes over long rows of numbers, since only such loops become vector instructions.
 
-Legend: T steps, L layers, P a chunk's rows, W more than the widest layer, N citizens, R rows a citizen, F features,
-I inputs and O outputs of a layer, D parameters.
+Legend: T steps, L layers, P a chunk's rows, N citizens, R rows a citizen, F features, I inputs and O outputs of a
+layer, D parameters.
 """
 
 from typing import Any
@@ -19,18 +19,18 @@ Array = NDArray[Any]  # float32, or float64 where float32 loses digits that coun
 
 
 @compiled
-def tanh(row_O: Array) -> None:
+def tanh(x_N: Array) -> None:
     """Replace numbers by their hyperbolic tangent.
 
     Source: the rational approximation of the Eigen library, within three roundings of single precision.
     """
-    if row_O.itemsize > 4:
-        for place in range(len(row_O)):
-            row_O[place] = np.tanh(row_O[place])
+    if x_N.itemsize > 4:
+        for place in range(len(x_N)):
+            x_N[place] = np.tanh(x_N[place])
         return
     most = np.float32(7.90531110763549805)  # beyond it the answer is 1
-    for place in range(len(row_O)):
-        x = row_O[place]
+    for place in range(len(x_N)):
+        x = x_N[place]
         x = most if x > most else x  # NaN stays what it is
         x = -most if x < -most else x
         square = x * x
@@ -45,43 +45,22 @@ def tanh(row_O: Array) -> None:
         below = below * square + np.float32(1.18534705686654e-04)
         below = below * square + np.float32(2.26843463243900e-03)
         below = below * square + np.float32(4.89352518554385e-03)
-        row_O[place] = x * above / below
+        x_N[place] = x * above / below
 
 
 @compiled
-def add_product(sum_PO: Array, factor_PI: Array, row_IO: Array, count: int, inner: int, width: int) -> None:
-    """Add the product of two matrices, of which the first numbers count: (count, inner) times (inner, width)."""
-    for pair in range(count // 2):
-        s0, s1 = sum_PO[2 * pair], sum_PO[2 * pair + 1]
-        f0, f1 = factor_PI[2 * pair], factor_PI[2 * pair + 1]
-        for fourth in range(inner // 4):
-            at = 4 * fourth
-            r0, r1, r2, r3 = row_IO[at], row_IO[at + 1], row_IO[at + 2], row_IO[at + 3]
-            a0, a1, a2, a3 = f0[at], f0[at + 1], f0[at + 2], f0[at + 3]
-            b0, b1, b2, b3 = f1[at], f1[at + 1], f1[at + 2], f1[at + 3]
-            for o in range(width):
-                s0[o] += a0 * r0[o] + a1 * r1[o] + a2 * r2[o] + a3 * r3[o]
-                s1[o] += b0 * r0[o] + b1 * r1[o] + b2 * r2[o] + b3 * r3[o]
-        for at in range(inner // 4 * 4, inner):
-            row_O, a, b = row_IO[at], f0[at], f1[at]
-            for o in range(width):
-                s0[o] += a * row_O[o]
-                s1[o] += b * row_O[o]
-    for last in range(count // 2 * 2, count):
-        sum_O, factor_I = sum_PO[last], factor_PI[last]
-        for at in range(inner):
-            row_O, factor = row_IO[at], factor_I[at]
-            for o in range(width):
-                sum_O[o] += factor * row_O[o]
-
-
-@compiled
-def dot(left_W: Array, right_W: Array, size: int) -> Any:
-    """Multiply the first numbers of two vectors."""
-    total = left_W.dtype.type(0)
-    for at in range(size):
-        total += left_W[at] * right_W[at]
+def dot(left_I: Array, right_I: Array) -> Any:
+    """Multiply two vectors."""
+    total = left_I.dtype.type(0)
+    for at in range(len(left_I)):
+        total += left_I[at] * right_I[at]
     return total
+
+
+@compiled
+def matrix(numbers: Array, start: int, rows: int, columns: int) -> Array:
+    """View some of many numbers as a matrix."""
+    return numbers[start : start + rows * columns].reshape((rows, columns))
 
 
 @compiled
@@ -99,35 +78,46 @@ def signal_of(score_K: Array, y: int, weight: Any, signal_K: Array) -> None:
 
 
 @compiled
-def clip(values_LPW: Array, signals_LPW: Array, widths: Array, rows: int, count: int, clipping_norm: Any) -> None:
+def clip(values: Array, signals: Array, widths: Array, room: int, rows: int, count: int, clipping_norm: Any) -> None:
     """Scale the signals so that no citizen adds more than the clipping norm; who has no finite one adds nothing.
 
     Source: over R rows, the squared norm of a layer's gradient is the sum over pairs of rows of (signal · signal)
-        (input · input); Goodfellow 2015, Li et al. 2022.
+        (input · input + 1); Goodfellow 2015, Li et al. 2022.
     """
-    layers = len(widths) - 1
-    for first in range(0, count, rows):
-        square = values_LPW.dtype.type(0)
-        for layer in range(layers):
-            value_PW, signal_PW = values_LPW[layer], signals_LPW[layer]
-            inputs, outputs = widths[layer] + 1, widths[layer + 1]
-            for one in range(first, first + rows):
-                square += dot(value_PW[one], value_PW[one], inputs) * dot(signal_PW[one], signal_PW[one], outputs)
-                for other in range(first, one):
-                    alike = dot(value_PW[one], value_PW[other], inputs)
-                    square += 2 * alike * dot(signal_PW[one], signal_PW[other], outputs)
-        if square <= clipping_norm * clipping_norm and np.isfinite(square):
-            continue
-        scale = clipping_norm / np.sqrt(square)
-        for layer in range(layers):
-            for one in range(first, first + rows):
-                value_W, signal_W = values_LPW[layer, one], signals_LPW[layer, one]
-                if np.isfinite(square):
-                    for o in range(widths[layer + 1]):
-                        signal_W[o] *= scale
-                else:  # zero times infinity is no number
-                    value_W[: widths[layer]] = 0
-                    signal_W[:] = 0
+    squares = np.zeros(count // rows, values.dtype)
+    value_at, signal_at = 0, 0
+    for layer in range(len(widths) - 1):
+        value_PI = matrix(values, value_at, count, widths[layer])
+        signal_PO = matrix(signals, signal_at, count, widths[layer + 1])
+        for one in range(count):
+            square = (dot(value_PI[one], value_PI[one]) + 1) * dot(signal_PO[one], signal_PO[one])
+            for other in range(one // rows * rows, one):
+                alike = dot(value_PI[one], value_PI[other]) + 1
+                square += 2 * alike * dot(signal_PO[one], signal_PO[other])
+            squares[one // rows] += square
+        value_at += room * widths[layer]
+        signal_at += room * widths[layer + 1]
+    for citizen in range(len(squares)):
+        square = squares[citizen]
+        if not (square <= clipping_norm * clipping_norm and np.isfinite(square)):
+            scale(values, signals, widths, room, citizen * rows, rows, clipping_norm / np.sqrt(square))
+
+
+@compiled
+def scale(values: Array, signals: Array, widths: Array, room: int, first: int, rows: int, factor: Any) -> None:
+    """Scale the signals of a citizen's rows; a factor that is no number, or comes of infinity, takes them out."""
+    value_at, signal_at = 0, 0
+    for layer in range(len(widths) - 1):
+        start = signal_at + first * widths[layer + 1]
+        signal_N = signals[start : start + rows * widths[layer + 1]]
+        if factor > 0:
+            signal_N *= factor
+        else:  # zero times infinity is no number
+            signal_N[:] = 0
+            start = value_at + first * widths[layer]
+            values[start : start + rows * widths[layer]] = 0
+        value_at += room * widths[layer]
+        signal_at += room * widths[layer + 1]
 
 
 @compiled
@@ -146,43 +136,43 @@ def run(
 ) -> None:
     """Run some steps of one municipality, on its own parameters.
 
-    A layer's parameters lie as (I + 1, O): weights, and then biases as what an input of 1 is multiplied with.
-
     Args:
         x_NRF: Everybody's rows.
         besides_NR3: Their class and weight, and a number that is not used here.
         index_B: Who takes part, step after step.
         edges: Where in it each step begins, and the last one ends; (T + 1).
-        noise_TD: To be added to each step's sum; of no steps where there is none. Here weights lie as (O, I).
-        theta_D: The parameters, layer after layer. They are changed.
+        noise_TD: To be added to each step's sum; of no steps where there is none.
+        theta_D: The parameters, layer after layer: weights (O, I), and then biases. They are changed.
         anchor_D: From where the round started.
         pull_D: How much of the way back to there each step goes; of no parameters where there is no pull.
         widths: Of the features, of each hidden layer, and of the scores.
         rate: The learning rate, over the number by which a sum becomes a mean.
         clipping_norm: Of each citizen's gradient.
     """
-    rows, layers = x_NRF.shape[1], len(widths) - 1
-    widest = (widths.max() // 16 + 1) * 16  # rows begin where cache lines do
+    rows = x_NRF.shape[1]
     together = max(1, CHUNK // rows)
-    values_LPW = np.ones((layers + 1, together * rows, widest), theta_D.dtype)  # inputs of each layer, and scores
-    signals_LPW = np.zeros((layers, together * rows, widest), theta_D.dtype)
-    turned_D, sum_D = np.empty_like(theta_D), np.empty_like(theta_D)
+    room = together * rows
+    # What layers are given, one after the other, and the scores at the end; and the gradients of what they give.
+    values = np.empty(room * widths.sum(), theta_D.dtype)
+    signals = np.empty(room * widths[1:].sum(), theta_D.dtype)
+    sum_D, more_D = np.empty_like(theta_D), np.empty_like(theta_D)
     for step in range(len(edges) - 1):
-        begin_sum(sum_D, noise_TD[step : step + 1], widths)
-        turn(theta_D, turned_D, widths)
+        sum_D[:] = 0
         for first in range(edges[step], edges[step + 1], together):
             chosen_B = index_B[first : min(first + together, edges[step + 1])]
             count = len(chosen_B) * rows
-            for row in range(count):
-                values_LPW[0, row, : widths[0]] = x_NRF[chosen_B[row // rows], row % rows]
-            forward(theta_D, widths, values_LPW, count)
-            for row in range(count):
-                y, weight, _ = besides_NR3[chosen_B[row // rows], row % rows]
-                score_K, signal_K = values_LPW[layers, row], signals_LPW[layers - 1, row]
-                signal_of(score_K[: widths[layers]], int(y), weight, signal_K[: widths[layers]])
-            backward(turned_D, widths, values_LPW, signals_LPW, count)
-            clip(values_LPW, signals_LPW, widths, rows, count, clipping_norm)
-            add_up(sum_D, widths, values_LPW, signals_LPW, count)
+            gather(x_NRF, chosen_B, matrix(values, 0, count, widths[0]))
+            forward(theta_D, widths, values, room, count)
+            grade(besides_NR3, chosen_B, widths, values, signals, room)
+            backward(theta_D, widths, values, signals, room, count)
+            clip(values, signals, widths, room, rows, count, clipping_norm)
+            add_up(more_D, widths, values, signals, room, count)
+            for at in range(len(sum_D)):
+                sum_D[at] += more_D[at]
+        if len(noise_TD):
+            noise_D = noise_TD[step]
+            for at in range(len(sum_D)):
+                sum_D[at] += noise_D[at]
         if len(pull_D):
             for at in range(len(theta_D)):
                 theta_D[at] -= pull_D[at] * (theta_D[at] - anchor_D[at])
@@ -191,88 +181,82 @@ def run(
 
 
 @compiled
-def begin_sum(sum_D: Array, noise_1D: Array, widths: Array) -> None:
-    """Begin a step's sum with noise, or with nothing."""
-    start = 0
-    sum_D[:] = 0
-    for layer in range(len(widths) - 1 if len(noise_1D) else 0):
-        inputs, outputs = widths[layer], widths[layer + 1]
-        stop = start + inputs * outputs
-        sum_IO = sum_D[start:stop].reshape((inputs, outputs))
-        noise_OI = noise_1D[0, start:stop].reshape((outputs, inputs))
-        for i in range(inputs):
-            sum_O = sum_IO[i]
-            for o in range(outputs):
-                sum_O[o] = noise_OI[o, i]
-        start = stop + outputs
-        sum_D[stop:start] = noise_1D[0, stop:start]
+def gather(x_NRF: NDArray[np.float32], chosen_B: NDArray[np.int64], x_PF: Array) -> None:
+    """Take the rows of some citizens."""
+    rows = x_NRF.shape[1]
+    for row in range(len(x_PF)):
+        x_F, out_F = x_NRF[chosen_B[row // rows], row % rows], x_PF[row]
+        for place in range(len(x_F)):
+            out_F[place] = x_F[place]
 
 
 @compiled
-def turn(theta_D: Array, turned_D: Array, widths: Array) -> None:
-    """Copy the weights (I, O) of every layer but the first one as (O, I)."""
-    start = (widths[0] + 1) * widths[1]
-    for layer in range(1, len(widths) - 1):
-        inputs, outputs = widths[layer], widths[layer + 1]
-        stop = start + inputs * outputs
-        weight_IO = theta_D[start:stop].reshape((inputs, outputs))
-        weight_OI = turned_D[start:stop].reshape((outputs, inputs))
-        for o in range(outputs):
-            row_I = weight_OI[o]
-            for i in range(inputs):
-                row_I[i] = weight_IO[i, o]
-        start = stop + outputs
-
-
-@compiled
-def forward(theta_D: Array, widths: Array, values_LPW: Array, count: int) -> None:
+def forward(theta_D: Array, widths: Array, values: Array, room: int, count: int) -> None:
     """Compute every layer's inputs, and the scores."""
-    start, layers = 0, len(widths) - 1
+    start, at, layers = 0, 0, len(widths) - 1
     for layer in range(layers):
-        inputs, outputs = widths[layer] + 1, widths[layer + 1]
-        stop = start + inputs * outputs
-        value_PW, out_PW = values_LPW[layer], values_LPW[layer + 1]
-        if outputs == 1:
-            for row in range(count):
-                out_PW[row, 0] = dot(value_PW[row], theta_D[start:stop], inputs)
-        else:
-            out_PW[:count, :outputs] = 0
-            add_product(out_PW, value_PW, theta_D[start:stop].reshape((inputs, outputs)), count, inputs, outputs)
-        for row in range(count if layer < layers - 1 else 0):
-            tanh(out_PW[row, :outputs])
-            out_PW[row, outputs] = 1
-        start = stop
-
-
-@compiled
-def backward(turned_D: Array, widths: Array, values_LPW: Array, signals_LPW: Array, count: int) -> None:
-    """Propagate the scores' signals back to every layer's outputs."""
-    layers, stop = len(widths) - 1, len(turned_D)
-    for layer in range(layers - 1, 0, -1):
         inputs, outputs = widths[layer], widths[layer + 1]
-        start = stop - (inputs + 1) * outputs
-        weight_OI = turned_D[start : stop - outputs].reshape((outputs, inputs))
-        signal_PW, value_PW = signals_LPW[layer - 1], values_LPW[layer]
-        signal_PW[:count, :inputs] = 0
-        add_product(signal_PW, signals_LPW[layer], weight_OI, count, outputs, inputs)
+        value_PI = matrix(values, at, count, inputs)
+        at += room * inputs
+        out_PO = matrix(values, at, count, outputs)
+        np.dot(value_PI, matrix(theta_D, start, outputs, inputs).T, out_PO)
+        start += outputs * (inputs + 1)
+        bias_O = theta_D[start - outputs : start]
         for row in range(count):
-            signal_I, value_I = signal_PW[row], value_PW[row]
-            for i in range(inputs):
-                signal_I[i] -= signal_I[i] * value_I[i] * value_I[i]  # the slope of tanh is 1 - tanh²
-        stop = start
+            out_O = out_PO[row]
+            for o in range(outputs):
+                out_O[o] += bias_O[o]
+        if layer < layers - 1:
+            tanh(values[at : at + count * outputs])
 
 
 @compiled
-def add_up(sum_D: Array, widths: Array, values_LPW: Array, signals_LPW: Array, count: int) -> None:
-    """Add every row's gradient to the sum."""
-    start = 0
+def grade(
+    besides_NR3: NDArray[np.float32],
+    chosen_B: NDArray[np.int64],
+    widths: Array,
+    values: Array,
+    signals: Array,
+    room: int,
+) -> None:
+    """Compute the signals of the scores."""
+    rows, classes = besides_NR3.shape[1], widths[-1]
+    count = len(chosen_B) * rows
+    score_PK = matrix(values, len(values) - room * classes, count, classes)
+    signal_PK = matrix(signals, len(signals) - room * classes, count, classes)
+    for row in range(count):
+        y, weight, _ = besides_NR3[chosen_B[row // rows], row % rows]
+        signal_of(score_PK[row], int(y), weight, signal_PK[row])
+
+
+@compiled
+def backward(theta_D: Array, widths: Array, values: Array, signals: Array, room: int, count: int) -> None:
+    """Propagate the scores' signals back to every layer's outputs."""
+    stop, signal_at, value_at = len(theta_D), len(signals), len(values) - room * widths[-1]
+    for layer in range(len(widths) - 2, 0, -1):
+        inputs, outputs = widths[layer], widths[layer + 1]
+        stop -= outputs * (inputs + 1)
+        signal_at -= room * outputs
+        value_at -= room * inputs
+        below_at = signal_at - room * inputs
+        signal_PO, below_PI = matrix(signals, signal_at, count, outputs), matrix(signals, below_at, count, inputs)
+        np.dot(signal_PO, matrix(theta_D, stop, outputs, inputs), below_PI)
+        below_N = signals[below_at : below_at + count * inputs]
+        value_N = values[value_at : value_at + count * inputs]
+        for place in range(count * inputs):
+            below_N[place] -= below_N[place] * value_N[place] * value_N[place]  # the slope of tanh is 1 - tanh²
+
+
+@compiled
+def add_up(sum_D: Array, widths: Array, values: Array, signals: Array, room: int, count: int) -> None:
+    """Add up every row's gradient."""
+    start, value_at, signal_at = 0, 0, 0
+    ones_P = np.ones(count, sum_D.dtype)
     for layer in range(len(widths) - 1):
-        inputs, outputs = widths[layer] + 1, widths[layer + 1]
-        stop = start + inputs * outputs
-        value_PW, signal_PW = values_LPW[layer], signals_LPW[layer]
-        if outputs == 1:  # what lies as one column lies as one row too, and rows are quicker
-            add_product(sum_D[start:stop].reshape((1, inputs)), signal_PW.T, value_PW, 1, count, inputs)
-        else:
-            sum_IO = sum_D[start:stop].reshape((inputs, outputs))
-            add_product(sum_IO, value_PW.T, signal_PW, inputs, count, outputs)
-        start = stop
+        inputs, outputs = widths[layer], widths[layer + 1]
+        value_PI, signal_PO = matrix(values, value_at, count, inputs), matrix(signals, signal_at, count, outputs)
+        np.dot(signal_PO.T, value_PI, matrix(sum_D, start, outputs, inputs))
+        start += outputs * (inputs + 1)
+        np.dot(ones_P, signal_PO, sum_D[start - outputs : start])
+        value_at += room * inputs
+        signal_at += room * outputs

@@ -10,6 +10,8 @@ import functools
 from collections.abc import Sequence
 
 import numpy as np
+import scipy.linalg.cython_blas  # noqa: F401 - the loops' BLAS, loaded before its threads are limited
+from threadpoolctl import ThreadpoolController
 
 from simulations import loops
 from simulations.batch import Layer
@@ -27,29 +29,22 @@ class Solo:
 
     def __init__(self, layers: Sequence[Layer], rows: Rows, sites: Sequence[int]) -> None:
         self._widths = np.array([*(layer.inputs for layer in layers), layers[-1].outputs])
-        # Where each parameter of the loops' order stands in the model's: there weights lie as (O, I), here as (I, O).
-        self._order_D = np.concatenate([
-            np.r_[
-                np.arange(layer.start, layer.bias).reshape(layer.outputs, layer.inputs).T.ravel(),
-                layer.bias : layer.stop,
-            ]
-            for layer in layers
-        ])  # fmt: skip
         self._rows, self._sites = rows, tuple(sites)
 
     def train(self, start_SD: Numbers, works: Sequence[Work], terms: Terms) -> Numbers:
         """Run one round's local steps of every municipality; arguments and promises are those of `Batch.train`."""
-        return np.stack([
-            self._train(site, start_D, work, terms)
-            for site, start_D, work in zip(self._sites, start_SD, works, strict=True)
-        ])  # fmt: skip
+        with blas().limit(limits=1, user_api="blas"):
+            return np.stack([
+                self._train(site, start_D, work, terms)
+                for site, start_D, work in zip(self._sites, start_SD, works, strict=True)
+            ])  # fmt: skip
 
     def _train(self, site: int, start_D: Numbers, work: Work, terms: Terms) -> Numbers:
         several = self._rows.x_NRF.shape[1] > 1
         number = np.float64 if delicate(start_D, [work], several=several) else np.float32
-        anchor_D = start_D[self._order_D].astype(number)
+        anchor_D = start_D.astype(number)
         theta_D, plan = anchor_D.copy(), work.plan
-        pulled = terms.pulled_D[self._order_D if terms.proximal_mu else []]
+        pulled = terms.pulled_D if terms.proximal_mu else terms.pulled_D[:0]
         pull_D = (terms.learning_rate * terms.proximal_mu * pulled).astype(number)
         first, units = int(self._rows.edges[site]), int(self._rows.edges[site + 1] - self._rows.edges[site])
         for chosen in drawn(work, units, len(theta_D)):
@@ -58,9 +53,13 @@ class Solo:
                 chosen.noise_TD, theta_D, anchor_D, pull_D, self._widths, number(terms.learning_rate / plan.divisor),
                 number(plan.clipping_norm if plan.private else np.inf),
             )  # fmt: skip
-        after_D = np.empty_like(start_D)
-        after_D[self._order_D] = theta_D
-        return after_D
+        return theta_D.astype(np.float32)
+
+
+@functools.cache
+def blas() -> ThreadpoolController:
+    """Find the libraries whose threads would split small products, and sum up in an order that the machine decides."""
+    return ThreadpoolController()
 
 
 @functools.cache

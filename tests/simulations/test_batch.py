@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,10 +17,10 @@ from faelles.models import Arrays, Network
 from faelles.privacy.dpsgd import LocalTerms, train_locally
 from faelles.privacy.plan import PrivacyPlan
 from faelles.records import Kind
-from simulations import batch
+from simulations import batch, loops
 from simulations.batch import Batch, Layer, layers_of
 from simulations.mechanisms import SeededMechanisms
-from simulations.solo import Solo
+from simulations.solo import Solo, blas
 from simulations.work import Rows, Terms, Work
 from tests.builders import FEDERATION
 from tests.gradients import Scripted, plan_of, some
@@ -305,6 +306,26 @@ def test_parts_are_as_small_as_memory_asks(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(batch, "NUMBERS_AT_ONCE", 1)
     assert (together(case, Batch) != whole_SD).any()  # sums in another order: so there were parts
     check_same(case)
+
+
+def blas_threads() -> set[int]:
+    return {one["num_threads"] for one in blas().info() if one["user_api"] == "blas"}
+
+
+def test_products_take_one_thread_and_leave_it_to_others_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[set[int]] = []
+    step = loops.run
+
+    def watched(*arguments: Any) -> None:
+        seen.append(blas_threads())
+        step(*arguments)
+
+    monkeypatch.setattr(loops, "run", watched)
+    with blas().limit(limits=2, user_api="blas"):
+        together(plain_case(), Solo)
+        assert blas_threads() == {2}
+    assert seen
+    assert set().union(*seen) == {1}
 
 
 # By hand
