@@ -11,12 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from faelles.privacy.mechanisms import Randomness
-from simulations.normals import box_muller
+from simulations.normals import LANES, Normals
 
 RARE = 0.125  # up to this rate it is quicker to draw how many units are passed over than to draw for each
-GAPS = 256  # drawn together
-BLOCK = 8192  # normal numbers that are made together; their temporary numbers stay in the processor's cache
+GAPS = 64  # drawn beyond those that are expected
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +24,7 @@ class SeededMechanisms:
     seed: int
     municipality: str
 
-    def open_release(self, federation: str, server_round: int, kind: str) -> Randomness:
+    def open_release(self, federation: str, server_round: int, kind: str) -> "SeededRandomness":
         """Return the release's stream."""
         return SeededRandomness(seeded_bytes("release", self.seed, self.municipality, server_round, kind))
 
@@ -39,12 +37,18 @@ class SeededRandomness:
     """
 
     def __init__(self, seed: bytes) -> None:
-        # SFC64 is the quickest of numpy's.
-        chance, noise = (np.random.SFC64(int.from_bytes(half, "little")) for half in (seed[:16], seed[16:]))
-        self._chance, self._noise = Chance(chance), Normals(noise)
+        bits = np.random.SFC64(int.from_bytes(seed, "little"))  # the quickest of numpy's
+        self._noise = Normals(bits.random_raw(4 * LANES).reshape(4, LANES))
+        self._chance = Chance(bits)
 
     def include(self, units: int, rate: float) -> NDArray[np.bool_]:
         """Choose each citizen independently with probability `rate`."""
+        chosen = np.zeros(units, dtype=bool)
+        chosen[self.places(units, rate)] = True
+        return chosen
+
+    def places(self, units: int, rate: float) -> NDArray[np.int64]:
+        """Choose as `include` does, and say only who was chosen."""
         return self._chance.take(units, rate)
 
     def gaussian(self, size: int, std: float) -> NDArray[np.float64]:
@@ -63,43 +67,17 @@ class Chance:
         self._generator = np.random.Generator(bits)
         self._ahead = np.array([-1])  # places of the units chosen last and next, the last one drawn at the end
 
-    def take(self, units: int, rate: float) -> NDArray[np.bool_]:
-        """Choose among the next `units`."""
+    def take(self, units: int, rate: float) -> NDArray[np.int64]:
+        """Choose among the next `units`; where the chosen ones stand among them."""
         if not 0 < rate <= RARE:
-            return self._generator.random(units) < rate
+            return np.flatnonzero(self._generator.random(units) < rate)
         while self._ahead[-1] < units:
-            gaps = self._generator.geometric(rate, GAPS)
+            gaps = self._generator.geometric(rate, GAPS + int(rate * (units - self._ahead[-1])))
             self._ahead = np.concatenate([self._ahead, self._ahead[-1] + np.cumsum(gaps)])
-        chosen = np.zeros(units, dtype=bool)
         first, last = np.searchsorted(self._ahead, [0, units])
-        chosen[self._ahead[first:last]] = True
+        chosen = self._ahead[first:last]
         self._ahead = self._ahead[last:] - units
         return chosen
-
-
-class Normals:
-    """Draw normal numbers from a stream of bits, blocks of them at a time.
-
-    Guarantees: the numbers do not depend on how many are taken at once.
-    """
-
-    def __init__(self, bits: np.random.SFC64) -> None:
-        self._bits = bits
-        self._ready = np.empty(0, np.float32)
-
-    def take(self, size: int) -> NDArray[np.float32]:
-        """Draw the next `size` numbers."""
-        parts, missing = [self._ready[:size]], size - len(self._ready)
-        self._ready = self._ready[size:]
-        while missing > 0:
-            block = self._block()
-            parts.append(block[:missing])
-            self._ready = block[missing:]
-            missing -= len(block)
-        return np.concatenate(parts)
-
-    def _block(self) -> NDArray[np.float32]:
-        return box_muller(self._bits.random_raw(BLOCK // 2).view(np.uint32))
 
 
 def seeded_bytes(*parts: str | int) -> bytes:

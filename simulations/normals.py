@@ -1,9 +1,10 @@
-"""Make normal numbers of uniform bits, many at once: they are much of what a simulation computes.
+"""Make normal numbers of a seed, many at once: they are much of what a simulation computes.
 
 Each is float32, of uniforms with 24 bits, so none is larger than 5.8: good for simulations, and for nothing that must
-be private. Loops are written so that they become vector instructions; libraries' logarithms and sines do not.
+be private. Loops are written so that they become vector instructions; libraries' generators, logarithms and sines do
+not.
 
-Legend: P pairs of numbers.
+Legend: L lanes, P pairs of numbers.
 """
 
 import functools
@@ -13,40 +14,89 @@ from numpy.typing import NDArray
 
 from simulations.compiled import compiled
 
+LANES = 16  # generators that run side by side, as wide as vector instructions are
+BLOCK = 2048  # numbers that are made together; their temporary numbers stay in the processor's cache
 TWO_PI = 2 * np.pi
 
 
-def box_muller(bits_N: NDArray[np.uint32]) -> NDArray[np.float32]:
-    """Turn pairs of random words, the first half and the second, into as many independent normal numbers.
+class Normals:
+    """Draw normal numbers from a stream.
 
-    Source: Box and Muller 1958, A Note on the Generation of Random Normal Deviates.
+    Args:
+        state_4L: What the generators start from: any numbers that were drawn independently.
+
+    Guarantees: the numbers do not depend on how many are taken at once.
     """
-    pairs = len(bits_N) // 2
-    radius_P = np.empty(pairs, np.float32)
-    # 1 - u lies in (0, 1], where the logarithm is finite; as a whole number first, whose exponent can be read.
-    whole_P = (np.uint32(1 << 24) - (bits_N[:pairs] >> np.uint32(8))).astype(np.float32)
-    radius(whole_P.view(np.int32), radius_P)
-    normal_N = np.empty(2 * pairs, np.float32)
-    turn(bits_N[pairs:], radius_P, normal_N[:pairs], normal_N[pairs:])
-    return normal_N
+
+    def __init__(self, state_4L: NDArray[np.uint64]) -> None:
+        self._state_4L = state_4L
+        self._ready = np.empty(0, np.float32)
+
+    def take(self, size: int) -> NDArray[np.float32]:
+        """Draw the next `size` numbers."""
+        begun = len(self._ready)
+        blocks = max(0, -(-(size - begun) // BLOCK))
+        normal_N = np.empty(begun + blocks * BLOCK, np.float32)
+        normal_N[:begun] = self._ready
+        fill(self._state_4L, normal_N[begun:])
+        self._ready = normal_N[size:].copy()
+        return normal_N[:size]
 
 
 @functools.cache
 def compile_normals() -> None:
     """Compile the loops, or load what was compiled before, so that processes forked later find them ready."""
-    box_muller(np.zeros(2, np.uint32))
+    fill(np.zeros((4, LANES), np.uint64), np.empty(0, np.float32))
 
 
 @compiled
-def radius(float_bits_P: NDArray[np.int32], radius_P: NDArray[np.float32]) -> None:
-    """Compute sqrt(-2 log(x / 2^24)) of numbers x that are given as their bits.
+def fill(state_4L: NDArray[np.uint64], normal_N: NDArray[np.float32]) -> None:
+    """Fill whole blocks with normal numbers.
+
+    Source: Box and Muller 1958, A Note on the Generation of Random Normal Deviates.
+    """
+    half = BLOCK // 2
+    bits_N = np.empty(BLOCK // 2, np.uint64)
+    word_N = bits_N.view(np.uint32)
+    radius_P = np.empty(half, np.float32)
+    for first in range(0, len(normal_N), BLOCK):
+        draw(state_4L, bits_N)
+        radius(word_N[:half], radius_P)
+        turn(word_N[half:], radius_P, normal_N[first : first + half], normal_N[first + half : first + BLOCK])
+
+
+@compiled
+def draw(state_4L: NDArray[np.uint64], bits_N: NDArray[np.uint64]) -> None:
+    """Draw random bits from every lane in turn.
+
+    Source: SFC64, the Small Fast Counting generator of PractRand (Doty-Humphrey), as numpy has it.
+    """
+    # Copies, since loops over what might overlap become no vector instructions.
+    a_L, b_L, c_L, count_L = state_4L[0].copy(), state_4L[1].copy(), state_4L[2].copy(), state_4L[3].copy()
+    for first in range(0, len(bits_N), LANES):
+        out_L = bits_N[first : first + LANES]
+        for lane in range(LANES):
+            drawn = a_L[lane] + b_L[lane] + count_L[lane]
+            count_L[lane] += np.uint64(1)
+            a_L[lane] = b_L[lane] ^ (b_L[lane] >> np.uint64(11))
+            b_L[lane] = c_L[lane] + (c_L[lane] << np.uint64(3))
+            c_L[lane] = ((c_L[lane] << np.uint64(24)) | (c_L[lane] >> np.uint64(40))) + drawn
+            out_L[lane] = drawn
+    state_4L[0], state_4L[1], state_4L[2], state_4L[3] = a_L, b_L, c_L, count_L
+
+
+@compiled
+def radius(word_P: NDArray[np.uint32], radius_P: NDArray[np.float32]) -> None:
+    """Compute sqrt(-2 log(1 - u)) of uniforms u that the upper 24 bits of words are.
 
     Source: the logarithm's polynomial is that of the Cephes library, within a rounding or two.
     """
-    mantissa_P = ((float_bits_P & 0x7FFFFF) | 0x3F800000).astype(np.int32).view(np.float32)
     for place in range(len(radius_P)):
-        exponent = np.float32((float_bits_P[place] >> 23) - 127 - 24)
-        mantissa = mantissa_P[place]
+        # 1 - u lies in (0, 1], where the logarithm is finite; as a whole number first, whose exponent can be read.
+        whole = np.int32(np.uint32(1 << 24) - (word_P[place] >> np.uint32(8)))
+        float_bits = np.float32(whole).view(np.int32)
+        exponent = np.float32((float_bits >> 23) - 127 - 24)
+        mantissa = np.int32((float_bits & 0x7FFFFF) | 0x3F800000).view(np.float32)
         large = mantissa > np.float32(1.41421356)
         mantissa = mantissa * np.float32(0.5) if large else mantissa
         exponent = exponent + np.float32(1) if large else exponent

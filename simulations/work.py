@@ -9,13 +9,13 @@ D parameters.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from faelles.features import Citizens
-from faelles.privacy.mechanisms import Randomness
 from faelles.privacy.plan import PrivacyPlan
 
 MODERATE = 50.0  # beyond it float32 loses digits that clipping cannot give back
@@ -25,12 +25,24 @@ NUMBERS_AT_ONCE = 2**24  # of noise, and of a step's rows, signals and pairs of 
 Numbers = NDArray[np.float32]
 
 
+class Draws(Protocol):
+    """Serve one release as a simulator draws: with who takes part, instead of whether each does."""
+
+    def places(self, units: int, rate: float) -> NDArray[np.int64]:
+        """Choose each of `units` citizens independently with probability `rate`, and say who was chosen."""
+        ...
+
+    def gaussian(self, size: int, std: float) -> NDArray[np.float64]:
+        """Draw `size` independent normal numbers with standard deviation `std`."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Work:
     """Hold what one municipality does in a round."""
 
     plan: PrivacyPlan
-    randomness: Randomness
+    randomness: Draws
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +104,7 @@ def drawn(work: Work, units: int, size: int) -> Iterator[Chosen]:
 def drawn_some(work: Work, units: int, count: int, size: int) -> Chosen:
     """Draw the next `count` steps of one municipality."""
     plan = work.plan
-    flat = np.flatnonzero(work.randomness.include(count * units, plan.sampling_rate))
+    flat = work.randomness.places(count * units, plan.sampling_rate)
     noise = work.randomness.gaussian(count * size if plan.private else 0, plan.noise_multiplier * plan.clipping_norm)
     return Chosen(
         index_B=flat % max(units, 1), edges=np.searchsorted(flat, units * np.arange(count + 1)),

@@ -76,6 +76,9 @@ class Scripted:
         self.included.append((units, rate))
         return self.masks[len(self.included) - 1] if self.masks else np.ones(units, dtype=bool)
 
+    def places(self, units: int, rate: float) -> NDArray[np.int64]:
+        return np.flatnonzero(self.include(units, rate))
+
     def gaussian(self, size: int, std: float) -> NDArray[np.float64]:
         self.noised.append((size, std))
         return np.zeros(size)

@@ -19,7 +19,7 @@ from faelles.privacy.plan import PrivacyPlan
 from faelles.records import Kind
 from simulations import batch, loops
 from simulations.batch import Batch, Layer, layers_of
-from simulations.mechanisms import SeededMechanisms
+from simulations.mechanisms import SeededMechanisms, SeededRandomness
 from simulations.solo import Solo, blas
 from simulations.work import Rows, Terms, Work
 from tests.builders import FEDERATION
@@ -52,13 +52,10 @@ class Case:
         return Network(self.sites[0].x_BRF.shape[2], self.hidden, self.outputs)
 
 
-def works_of(case: Case) -> list[Work]:
+def streams_of(case: Case) -> list[SeededRandomness]:
     """Open each municipality's stream anew."""
     streams = [SeededMechanisms(seed=7, municipality=str(place)) for place in range(len(case.sites))]
-    return [
-        Work(plan=plan, randomness=stream.open_release(FEDERATION, 1, Kind.TRAIN))
-        for plan, stream in zip(case.plans, streams, strict=True)
-    ]
+    return [stream.open_release(FEDERATION, 1, Kind.TRAIN) for stream in streams]
 
 
 def flat(arrays: Arrays) -> NDArray[np.float32]:
@@ -86,15 +83,16 @@ def together(case: Case, trainer: Trainer) -> NDArray[np.float32]:
     terms = Terms(learning_rate=case.learning_rate, proximal_mu=case.mu, pulled_D=np.concatenate(pulled))
     start_SD = np.stack([flat(start) for start in case.start])
     one = trainer(layers_of(case.model), rows_of(case.sites), range(len(case.sites)))
-    return one.train(start_SD, works_of(case), terms)
+    works = [Work(plan=plan, randomness=draws) for plan, draws in zip(case.plans, streams_of(case), strict=True)]
+    return one.train(start_SD, works, terms)
 
 
 def alone(case: Case) -> NDArray[np.float32]:
     """Train one municipality after the other with the production code."""
     terms = LocalTerms(learning_rate=case.learning_rate, proximal_mu=case.mu)
     after = [
-        train_locally(case.model, start, citizens, work.plan, terms, work.randomness, case.pulled)
-        for start, citizens, work in zip(case.start, case.sites, works_of(case), strict=True)
+        train_locally(case.model, start, citizens, plan, terms, randomness, case.pulled)
+        for start, citizens, plan, randomness in zip(case.start, case.sites, case.plans, streams_of(case), strict=True)
     ]
     return np.stack([flat(one) for one in after])
 
