@@ -12,8 +12,10 @@ from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from numpy.typing import NDArray
+
+from faelles.errors import WireError
 
 R = TypeVar("R", ArrayRecord, ConfigRecord, RecordDict)
 KIND = "numpy.ndarray"  # Flower's name for this format
@@ -49,8 +51,27 @@ def filled(record: R, values: Mapping[str, object]) -> R:
     return record
 
 
+def arrays_of(record: ArrayRecord) -> dict[str, NDArray[np.float32]]:
+    """Read the arrays of a record, whoever made it.
+
+    Raises:
+        WireError: Something in it is no array; the text holds nothing of it.
+    """
+    try:
+        arrays = {name: from_flower(array) for name, array in record.items()}
+        readable = all(isinstance(array, np.ndarray) for array in arrays.values())  # bytes of a zip become no array
+    except Exception:
+        # Whatever numpy makes of foreign bytes, the sender learns only that they were not an array.
+        readable = False
+    if not readable:
+        raise WireError("arrays: expected numpy arrays, something that cannot be read came")
+    return arrays
+
+
 def from_flower(array: Array) -> NDArray[np.float32]:
     """Read an array that Flower carried, whoever made it; it may be a view that cannot be written to."""
+    if type(array) is QuickArray:
+        return array.numpy()
     data = array.data
     start = _PREFIX + int.from_bytes(data[len(_MAGIC) : _PREFIX], "little")
     shape = _shape(data[:start]) if array.stype == KIND and start <= 128 else None
@@ -77,6 +98,30 @@ class QuickArray(Array):
         """Return the array, which cannot be written to."""
         held: NDArray[np.float32] = self.__dict__["_held"]
         return held
+
+
+class QuickRecords(RecordDict):
+    """Hand an array record and a metric record to code of Flower's in this process, which asks for each kind often.
+
+    Flower's own makes a dictionary each time that it is asked, through which the records can be replaced; nobody does.
+    """
+
+    def __init__(self, arrays: Mapping[str, ArrayRecord], metrics: Mapping[str, MetricRecord]) -> None:
+        super().__init__()
+        self.__dict__.update(_arrays=arrays, _metrics=metrics)
+        filled(self, {**arrays, **metrics})
+
+    @property
+    def array_records(self) -> Mapping[str, ArrayRecord]:  # type: ignore[override]
+        """Return the array record by its name."""
+        found: Mapping[str, ArrayRecord] = self.__dict__["_arrays"]
+        return found
+
+    @property
+    def metric_records(self) -> Mapping[str, MetricRecord]:  # type: ignore[override]
+        """Return the metric record by its name."""
+        found: Mapping[str, MetricRecord] = self.__dict__["_metrics"]
+        return found
 
 
 @functools.lru_cache(maxsize=1024)

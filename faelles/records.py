@@ -25,17 +25,17 @@ import json
 import re
 import sys
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from typing import TypeGuard
 
 import numpy as np
-from flwr.app import ArrayRecord, ConfigRecord, Error, Message, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, RecordDict
 
 from faelles.errors import WireError
 from faelles.models import Arrays
-from faelles.npy import array_record, filled, from_flower
+from faelles.npy import array_record, arrays_of, filled, to_flower
 
 SCHEMA_VERSION = 2
 SERVED = (1, 2)
@@ -223,8 +223,12 @@ def request_content(request: Request, parcel: Parcel | None = None) -> RecordDic
     return _content(config, sent.record)
 
 
-def parse_request(message: Message) -> Request:
+def parse_request(message: Message, read: Callable[[ArrayRecord], Arrays] = arrays_of) -> Request:
     """Read a request, whoever sent it.
+
+    Args:
+        message: The request.
+        read: Reads its arrays.
 
     Raises:
         WireError: It does not keep the contract; the text holds nothing of it.
@@ -233,7 +237,7 @@ def parse_request(message: Message) -> Request:
         kind = Kind(message.metadata.message_type)
     except ValueError:
         raise WireError(f"message type: expected one of {', '.join(Kind)}, another came") from None
-    config, arrays = _read(message)
+    config, arrays = _read(message, read)
     schema = _integer(config, SCHEMA)
     allowed = ALLOWED[schema][kind]
     if set(config) - {*COMMON, *allowed}:
@@ -263,9 +267,9 @@ def pull_of(request: Request) -> float:
     return float(mu)
 
 
-def answer_message(answer: Answer, request: Message) -> Message:
-    """Render an answer as the reply to a message."""
-    return Message(_content(_config(answer), array_record(answer.arrays)), reply_to=request)
+def answer_message(answer: Answer, request: Message, render: Callable[..., Array] = to_flower) -> Message:
+    """Render an answer as the reply to a message, and each of its arrays as `render` does."""
+    return Message(_content(_config(answer), array_record(answer.arrays, render)), reply_to=request)
 
 
 def refusal_message(refusal: Refusal, request: Message) -> Message:
@@ -350,7 +354,7 @@ def _answer(config: Mapping[str, Scalar], arrays: Arrays) -> Answer:
     )
 
 
-def _read(message: Message) -> tuple[dict[str, Scalar], Arrays]:
+def _read(message: Message, read: Callable[[ArrayRecord], Arrays] = arrays_of) -> tuple[dict[str, Scalar], Arrays]:
     if not message.has_content() or set(message.content) != {ARRAYS, CONFIG}:
         raise WireError(f"message: expected the records {ARRAYS} and {CONFIG}, others came")
     record, config = message.content[ARRAYS], message.content[CONFIG]
@@ -361,15 +365,7 @@ def _read(message: Message) -> tuple[dict[str, Scalar], Arrays]:
     values = {key: value for key, value in config.items() if _is_scalar(value)}
     if len(values) != len(config):
         raise WireError(f"{CONFIG}: expected text and finite numbers, something else came")
-    try:
-        arrays = {name: from_flower(array) for name, array in record.items()}
-        readable = all(isinstance(array, np.ndarray) for array in arrays.values())  # bytes of a zip become no array
-    except Exception:
-        # Whatever numpy makes of foreign bytes, the sender learns only that they were not an array.
-        readable = False
-    if not readable:
-        raise WireError(f"{ARRAYS}: expected numpy arrays, something that cannot be read came")
-    return values, arrays
+    return values, read(record)
 
 
 def _is_scalar(value: object) -> TypeGuard[Scalar]:

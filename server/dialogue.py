@@ -108,7 +108,7 @@ class Dialogue:
         parcel = Parcel(request.arrays)
         began = self._clock()
         absent = self._exchange.ask(
-            {node: self._asking(node, replace(request, extra=extra), parcel) for node, extra in extras.items()},
+            {node: self._asking(node, request, extra, parcel) for node, extra in extras.items()},
             lambda node, message: self._sort(node, request, message, check, replies),
             patience,
             late=lambda node: replies.late.append(self._names[node]),
@@ -122,14 +122,14 @@ class Dialogue:
         """Look once more for replies that came late."""
         self._exchange.settle()
 
-    def _asking(self, node: int, request: Request, parcel: Parcel) -> Ask:
+    def _asking(self, node: int, request: Request, extra: Mapping[str, Scalar], parcel: Parcel) -> Ask:
         """Word a request each time that it is sent: in the version that the node speaks, with its latest head."""
 
         def ask(lives_s: float) -> Message:
             head = self._heads.last(self._names[node]) if request.kind in PRESENTED else None
             # A head shows an account that was set back.
-            extra = request.extra if head is None else {**request.extra, LEDGER_HEAD: head}
-            content = request_content(replace(request, extra=extra, schema=self._schemas[node]), parcel)
+            whole = extra if head is None else {**extra, LEDGER_HEAD: head}
+            content = request_content(replace(request, extra=whole, schema=self._schemas[node]), parcel)
             return Message(content=content, message_type=request.kind, dst_node_id=node, ttl=lives_s)
 
         return ask

@@ -13,7 +13,7 @@ from flwr.serverapp import Grid
 
 from faelles.errors import FaellesError, RunError, WireError
 from faelles.metrics import HISTOGRAM, histogram_metrics
-from faelles.models import Arrays, initial_parameters
+from faelles.models import Arrays, initial_parameters, shared_shapes
 from faelles.privacy.plan import DECLARED_SIZES, PrivacyPlan
 from faelles.records import DECLARED_SIZE, MUNICIPALITY, PLAN, TERMS, Answer, Kind, model_sha256
 from server import checkpoint, heads
@@ -22,7 +22,7 @@ from server.dialogue import Dialogue, Replies
 from server.federation import FederationConfig
 from server.heads import LedgerHeads
 from server.result import EvaluationRecord, RoundRecord, RunRecord, Status, finite, read_record, write_json
-from server.validation import check_histogram, check_update
+from server.validation import check_histogram, check_update, update_limit
 from strategies.adapter import StrategyAdapter
 from strategies.registry import build
 
@@ -173,13 +173,15 @@ class Federation:
         began = self._clock()
         extra = adapter.configure(number, arrays, {})
         card = self._config.card
-        texts = {plan: plan.to_json() for plan in set(self._plans.values())}  # most state one of a few sizes
+        plans = set(self._plans.values())  # most state one of a few sizes
+        shapes, limits = shared_shapes(card), {plan: update_limit(card, plan) for plan in plans}
+        texts = {plan: plan.to_json() for plan in plans}
         replies = self._dialogue.ask(
             Kind.TRAIN,
             number,
             {node: {PLAN: texts[self._plans[name]], **extra} for node, name in self._taking_part().items()},
             arrays=arrays,
-            check=lambda name, answer: check_update(card, self._plans[name], answer),
+            check=lambda name, answer: check_update(shapes, limits[self._plans[name]], answer),
             needed=self._record.needed,
         )
         trained: Arrays | None = None

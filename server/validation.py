@@ -26,16 +26,20 @@ def check_echo(request: Request, answer: Answer) -> None:
             raise WireError(f"{name.replace('_', '-')}: expected the one that was asked about, another came")
 
 
-def check_update(card: UseCaseCard, plan: PrivacyPlan, answer: Answer) -> None:
-    """Refuse an update that no honest municipality with this plan could send.
+def check_update(shapes: Mapping[str, tuple[int, ...]], limit: float, answer: Answer) -> None:
+    """Refuse an update that no honest municipality could send.
+
+    Args:
+        shapes: Of the parameters that travel.
+        limit: What `update_limit` makes of its plan.
+        answer: What it sent.
 
     Raises:
         WireError: Other names, shapes or type, numbers that are not finite, or an absurd norm.
     """
-    check_arrays(shared_shapes(card), answer.arrays)
+    check_arrays(shapes, answer.arrays)
     vector_D = np.concatenate([array.ravel() for array in answer.arrays.values()]).astype(np.float64)
     norm = math.sqrt(vector_D @ vector_D)
-    limit = update_limit(card, plan)
     if norm > limit:
         raise WireError(f"update: expected a norm of at most {limit:.3g}, a larger one came")
 

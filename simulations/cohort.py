@@ -6,12 +6,12 @@ parameters, batches and noise. `parity=true` runs both and compares (`parity`).
 
 import itertools
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
 import numpy as np
-from flwr.app import Message
+from flwr.app import ArrayRecord, Message
 from numpy.typing import NDArray
 
 from client.admission import evaluation_event
@@ -19,6 +19,7 @@ from faelles.card import UseCaseCard
 from faelles.errors import WireError
 from faelles.metrics import HISTOGRAM
 from faelles.models import Arrays, initial_parameters, parameter_shapes, shared_shapes
+from faelles.npy import QuickArray, arrays_of
 from faelles.records import (
     ARRAYS,
     DECLARED_SIZE,
@@ -116,9 +117,10 @@ class CohortGrid(SimulationGrid):
     def _deliver(self, messages: list[Message]) -> None:
         """Answer messages; those who were sent the same arrays for the same round are answered together."""
         groups: dict[tuple[object, ...], list[tuple[Message, Request]]] = defaultdict(list)
+        read = _reading_once()
         for message in messages:
             try:
-                request = parse_request(message)
+                request = parse_request(message, read)
             except WireError:
                 self._refuse(message, Refusal(code=Code.MALFORMED))
                 continue
@@ -144,7 +146,7 @@ class CohortGrid(SimulationGrid):
             node = message.metadata.dst_node_id
             self._books.remember(node, request, (key, request.extra.get(PLAN)))
             answer = self._worded(node, request, released.get(node, {}))
-            self._arrive(message.metadata.message_id, answer_message(answer, message))
+            self._arrive(message.metadata.message_id, answer_message(answer, message, QuickArray))
 
     def _refuse(self, message: Message, refusal: Refusal) -> None:
         self._arrive(message.metadata.message_id, refusal_message(refusal, message))
@@ -201,6 +203,18 @@ class CohortGrid(SimulationGrid):
 
     def _placed(self, nodes: Sequence[int]) -> tuple[int, ...]:
         return tuple(self._places[node] for node in nodes)
+
+
+def _reading_once() -> Callable[[ArrayRecord], Arrays]:
+    """Read each record once, however many messages carry it."""
+    found: dict[int, tuple[ArrayRecord, Arrays]] = {}  # by identity; each record is held, so that none takes another's
+
+    def read(record: ArrayRecord) -> Arrays:
+        if id(record) not in found:
+            found[id(record)] = record, arrays_of(record)
+        return found[id(record)][1]
+
+    return read
 
 
 def _dealt_by_work(nodes: Sequence[int], steps: Sequence[int]) -> list[Sequence[int]]:

@@ -14,13 +14,13 @@ from math import isfinite
 from typing import Never
 
 import numpy as np
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.app.exception import AppExitException
 from flwr.serverapp.strategy import FedAvg, FedAvgM
 from numpy.typing import NDArray
 
 from faelles.errors import RunError, StrategyError
-from faelles.npy import QuickArray, array_record
+from faelles.npy import QuickArray, QuickRecords, array_record
 from faelles.records import Scalar
 from strategies.nodes import FixedNodes, fixed_globals
 from strategies.registry import entry_of
@@ -62,6 +62,10 @@ class StrategyAdapter:
             )
         self._strategy = strategy
         self._weights = {code: float(weights[code]) for code in sorted(weights)}
+        self._metrics = {
+            code: {"metrics": MetricRecord({strategy.weighted_by_key: weight})}
+            for code, weight in self._weights.items()
+        }
         self._grid = FixedNodes(len(weights))
         self._round: int | None = None
         self._instructions: dict[str, Message] = {}
@@ -175,12 +179,7 @@ class StrategyAdapter:
         local = {
             name: np.asarray(array, np.float32) + np.asarray(update[name], np.float32) for name, array in arrays.items()
         }
-        content = RecordDict(
-            {
-                self._strategy.arrayrecord_key: _array_record(local),
-                "metrics": MetricRecord({self._strategy.weighted_by_key: self._weights[code]}),
-            }
-        )
+        content = QuickRecords({self._strategy.arrayrecord_key: _array_record(local)}, self._metrics[code])
         return Message(content, reply_to=self._instructions[code])
 
     def _step(self, round: int, arrays: Arrays, replies: list[Message]) -> dict[str, NDArray[np.float32]]:

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from flwr.app import Array, ArrayRecord
+from flwr.app import Array, ArrayRecord, MetricRecord, RecordDict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from faelles.npy import KIND, QuickArray, array_record, from_flower, to_flower
+from faelles.npy import KIND, QuickArray, QuickRecords, array_record, from_flower, to_flower
 
 FLOATS = hnp.arrays(np.float32, hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=5))
 KINDS = ("<f4", ">f4", "f8", "f2", "i4", "i8", "c8", "b1", "S4", "U4", "M8[s]", [("cpr", "f4")])
@@ -88,6 +88,15 @@ def test_a_record_is_flowers_in_the_same_order(arrays: dict[str, NDArray[np.floa
         assert list(ours) == list(theirs)
         assert all(ours[name].data == theirs[name].data for name in theirs)
         assert all(ours[name].numpy().tobytes() == array.tobytes() for name, array in arrays.items())
+
+
+def test_quick_records_show_what_flowers_show() -> None:
+    arrays, metrics = {"arrays": array_record({"a": WHOLE})}, {"metrics": MetricRecord({"weight": 2.0})}
+    ours, theirs = QuickRecords(arrays, metrics), RecordDict({**arrays, **metrics})
+    assert list(ours.items()) == list(theirs.items())
+    assert ours.array_records == dict(theirs.array_records) == arrays
+    assert ours.metric_records == dict(theirs.metric_records) == metrics
+    assert dict(ours.config_records) == {}
 
 
 # Reading

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from faelles.errors import WireError
 from faelles.features import Citizens
-from faelles.models import Arrays, build_model, initial_parameters
+from faelles.models import Arrays, build_model, initial_parameters, shared_shapes
 from faelles.privacy.dpsgd import LocalTerms
 from faelles.privacy.plan import plan_for
 from faelles.privacy.update import release_update
@@ -22,6 +22,7 @@ from tests.builders import DECLARED_SIZE, FEDERATION, OTHER_FEDERATION, Agent, b
 CARD = build_card()
 PLAN = plan_for(CARD, DECLARED_SIZE)
 LIMIT = update_limit(CARD, PLAN)
+SHAPES = shared_shapes(CARD)
 REQUEST = Request(kind=Kind.TRAIN, federation=FEDERATION, server_round=2, card_sha256=CARD.sha256)
 
 
@@ -81,13 +82,13 @@ def test_a_replay_or_an_answer_to_something_else_is_rejected(other: Answer, name
 )
 def test_an_update_that_is_none_is_rejected(arrays: Arrays) -> None:
     with pytest.raises(WireError):
-        check_update(CARD, PLAN, answer(arrays))
+        check_update(SHAPES, LIMIT, answer(arrays))
 
 
 def test_a_type_that_carries_the_senders_words_is_not_repeated() -> None:
     crafted = np.zeros(1, dtype=[("words of the sender", np.float32)])
     with pytest.raises(WireError) as caught:
-        check_update(CARD, PLAN, answer(update() | {"output.bias": crafted}))
+        check_update(SHAPES, LIMIT, answer(update() | {"output.bias": crafted}))
     assert "words" not in str(caught.value)
 
 
@@ -96,9 +97,9 @@ def test_the_norm_is_bounded_over_all_arrays_together(share: float) -> None:
     arrays = of_norm(share * LIMIT)
     if share > 1.0001:
         with pytest.raises(WireError, match="update: expected a norm of at most"):
-            check_update(CARD, PLAN, answer(arrays))
+            check_update(SHAPES, LIMIT, answer(arrays))
     elif share < 0.9999:
-        check_update(CARD, PLAN, answer(arrays))
+        check_update(SHAPES, LIMIT, answer(arrays))
 
 
 class EverybodyComes:
@@ -132,28 +133,28 @@ def test_an_honest_update_at_the_limit_passes(sign: float) -> None:
     norm = float(np.sqrt(sum(np.square(array).sum() for array in honest.values())))
     signal = card.training.learning_rate * plan.local_steps * SLACK * plan.clipping_norm
     assert norm == pytest.approx(signal, rel=0.25)
-    check_update(card, plan, answer(honest))
+    check_update(shared_shapes(card), update_limit(card, plan), answer(honest))
 
 
 def test_a_real_agents_update_passes(tmp_path: Path) -> None:
     agent = Agent(tmp_path, CARD)
     agent.ready()
-    check_update(CARD, PLAN, parse_answer(agent.train(1)))
+    check_update(SHAPES, LIMIT, parse_answer(agent.train(1)))
 
 
 def test_without_privacy_only_magnitudes_are_bounded() -> None:
     plan = plan_for(CARD, DECLARED_SIZE, epsilon=float("inf"))
-    check_update(CARD, plan, answer(update(1e6)))
+    check_update(SHAPES, update_limit(CARD, plan), answer(update(1e6)))
     with pytest.raises(WireError, match="finite numbers up to"):
-        check_update(CARD, plan, answer(update(1.1e6)))
+        check_update(SHAPES, update_limit(CARD, plan), answer(update(1.1e6)))
 
 
 def test_a_local_parameter_is_no_part_of_an_update() -> None:
     card = personal_card()
     shared = {"output.weight": update()["output.weight"]}
-    check_update(card, PLAN, answer(shared))
+    check_update(shared_shapes(card), LIMIT, answer(shared))
     with pytest.raises(WireError):
-        check_update(card, PLAN, answer(update()))
+        check_update(shared_shapes(card), LIMIT, answer(update()))
 
 
 @pytest.mark.parametrize(
