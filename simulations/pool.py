@@ -10,6 +10,8 @@ import torch
 from simulations.fleet import Fleet, Task
 from simulations.processes import Processes
 
+AHEAD = 2  # tasks that a process has at once, so that it need not wait for the next one
+
 
 class Pool(Protocol):
     """Do tasks, on this machine or on others."""
@@ -65,8 +67,9 @@ class LocalPool:
             return [self._fleet.do(task) for task in tasks]
         made: dict[int, Any] = {}
         waiting = list(enumerate(tasks))[::-1]
-        for connection in self._processes.connections[: len(tasks)]:
-            self._processes.send(connection, waiting.pop())
+        for connection in self._processes.connections * AHEAD:
+            if waiting:
+                self._processes.send(connection, waiting.pop())
         while len(made) < len(tasks):
             for connection, (number, one) in self._processes.read(None):
                 made[number] = one

@@ -11,12 +11,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from queue import SimpleQueue
+from queue import Queue, SimpleQueue
 from typing import Any
 
 from faelles.errors import RunError
 
 ENDED = "simulation: a worker process ended; see its message above, or give it more memory"
+AHEAD = 2  # answers that wait to be sent, at most; a worker that has more waits
 END = object()  # which is never sent: a worker serves until its process ends
 Serve = Callable[[Iterator[Any], Callable[[object], None]], None]  # is given what is sent to it, and what answers
 
@@ -75,13 +76,16 @@ class Processes:
 def _work(serve: Serve, connection: Connection) -> None:
     """Be a worker, which ends with its parent, and silently when somebody interrupts both.
 
-    What is sent is taken in while answers are made. A worker that only read between answers would wait for the parent
-    to read, and the parent for it, once answers that nobody waits for any more fill the pipe.
+    What is sent is taken in while answers are made, and answers are sent while the next ones are. A worker that only
+    read between answers would wait for the parent to read, and the parent for it, once answers that nobody waits for
+    any more fill the pipe.
     """
     inbox: SimpleQueue[Any] = SimpleQueue()
+    outbox: Queue[object] = Queue(AHEAD)
     threading.Thread(target=_take_in, args=(connection, inbox), daemon=True).start()
+    threading.Thread(target=_send_out, args=(connection, outbox), daemon=True).start()
     with suppress(KeyboardInterrupt):
-        serve(iter(inbox.get, END), connection.send)
+        serve(iter(inbox.get, END), outbox.put)
 
 
 def _take_in(connection: Connection, inbox: SimpleQueue[Any]) -> None:
@@ -92,3 +96,10 @@ def _take_in(connection: Connection, inbox: SimpleQueue[Any]) -> None:
         while connection in wait([connection, parent.sentinel]):
             inbox.put(connection.recv())
     os._exit(1)
+
+
+def _send_out(connection: Connection, outbox: Queue[object]) -> None:
+    with suppress(BrokenPipeError, ConnectionResetError):
+        while True:
+            connection.send(outbox.get())
+    os._exit(1)  # the parent is gone
