@@ -146,7 +146,8 @@ class Exchange:
             if not opened or left <= 0:
                 break
             # After the look at the clock: what is sent at the deadline would cost a municipality budget for nothing.
-            self._send(opened, lives_s)
+            if self._send(opened, lives_s):
+                continue  # a simulation has answered by then
             self._pause(min(max(SHARE_OF_ELAPSED * elapsed, SHORTEST_PAUSE_S), LONGEST_PAUSE_S, left))
         self._leave(opened, late)
         online = self._connected(anew=True) if opened else set()
@@ -163,13 +164,13 @@ class Exchange:
             self._online, self._looked = set(self._grid.get_node_ids()), now
         return self._online
 
-    def _send(self, opened: Mapping[int, _Open], lives_s: float) -> None:
-        """Send what is due to those who are connected."""
+    def _send(self, opened: Mapping[int, _Open], lives_s: float) -> bool:
+        """Send what is due to those who are connected; say whether that was anything."""
         now = self._clock()
         due = [node for node, one in opened.items() if one.due <= now]
         ready = sorted(set(due) & self._connected()) if due else []
         if not ready:
-            return
+            return False
         numbers = list(self._grid.push_messages([opened[node].ask(lives_s) for node in ready]))
         if len(numbers) != len(ready):  # Flower's way to say so
             raise RunError(f"requests: expected the SuperLink to take {len(ready)}, too large for it; raise its limit")
@@ -183,6 +184,7 @@ class Exchange:
             else:
                 # It was turned away meanwhile.
                 one.due = now + AGAIN_AFTER_S
+        return True
 
     def _receive(self, opened: dict[int, _Open], accept: Accept) -> int:
         """Take in what has come; return how many count."""
