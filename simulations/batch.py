@@ -159,7 +159,7 @@ class Batch:
             some = drawn_some(work, self._sizes[site], count, size)
             chosen.append(np.split(some.index_B + self._starts[site], some.edges[1:-1]))
             if work.plan.private:
-                noise_TSD[:count, site] = some.noise_TD
+                noise_TSD[:count, site] = np.float32(work.std) * some.normal_TD
         return chosen, torch.from_numpy(noise_TSD)
 
     def _padded(self, chosen: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:

@@ -126,11 +126,12 @@ def run(
     besides_NR3: NDArray[np.float32],
     index_B: NDArray[np.int64],
     edges: NDArray[np.int64],
-    noise_TD: NDArray[np.float64],
+    normal_TD: NDArray[np.float32],
     theta_D: Array,
     anchor_D: Array,
     pull_D: Array,
     widths: NDArray[np.int64],
+    std: Any,
     rate: Any,
     clipping_norm: Any,
 ) -> None:
@@ -141,11 +142,12 @@ def run(
         besides_NR3: Their class and weight, and a number that is not used here.
         index_B: Who takes part, step after step.
         edges: Where in it each step begins, and the last one ends; (T + 1).
-        noise_TD: To be added to each step's sum; of no steps where there is none.
+        normal_TD: Standard normal numbers for each step; of no steps where there is no noise.
         theta_D: The parameters, layer after layer: weights (O, I), and then biases. They are changed.
         anchor_D: From where the round started.
         pull_D: How much of the way back to there each step goes; of no parameters where there is no pull.
         widths: Of the features, of each hidden layer, and of the scores.
+        std: Of the noise.
         rate: The learning rate, over the number by which a sum becomes a mean.
         clipping_norm: Of each citizen's gradient.
     """
@@ -169,10 +171,10 @@ def run(
             add_up(more_D, widths, values, signals, room, count)
             for at in range(len(sum_D)):
                 sum_D[at] += more_D[at]
-        if len(noise_TD):
-            noise_D = noise_TD[step]
+        if len(normal_TD):
+            normal_D = normal_TD[step]
             for at in range(len(sum_D)):
-                sum_D[at] += noise_D[at]
+                sum_D[at] += std * normal_D[at]
         if len(pull_D):
             for at in range(len(theta_D)):
                 theta_D[at] -= pull_D[at] * (theta_D[at] - anchor_D[at])

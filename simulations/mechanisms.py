@@ -53,7 +53,11 @@ class SeededRandomness:
 
     def gaussian(self, size: int, std: float) -> NDArray[np.float64]:
         """Draw `size` normal numbers with standard deviation `std`."""
-        return np.multiply(self._noise.take(size), std, dtype=np.float64) if std else np.zeros(size)
+        return np.multiply(self.normals(size), std, dtype=np.float64) if std else np.zeros(size)
+
+    def normals(self, size: int) -> NDArray[np.float32]:
+        """Draw the standard normal numbers that `gaussian` scales."""
+        return self._noise.take(size)
 
 
 class Chance:

@@ -50,8 +50,8 @@ class Solo:
         for chosen in drawn(work, units, len(theta_D)):
             loops.run(
                 self._rows.x_NRF.numpy(), self._rows.besides_NR3.numpy(), chosen.index_B + first, chosen.edges,
-                chosen.noise_TD, theta_D, anchor_D, pull_D, self._widths, number(terms.learning_rate / plan.divisor),
-                number(plan.clipping_norm if plan.private else np.inf),
+                chosen.normal_TD, theta_D, anchor_D, pull_D, self._widths, number(work.std),
+                number(terms.learning_rate / plan.divisor), number(plan.clipping_norm if plan.private else np.inf),
             )  # fmt: skip
         return theta_D.astype(np.float32)
 
@@ -68,5 +68,5 @@ def compile_loops() -> None:
     zeros_D = np.zeros(2, np.float32)
     loops.run(
         np.zeros((1, 1, 1), np.float32), np.zeros((1, 1, 3), np.float32), np.zeros(0, np.int64), np.zeros(1, np.int64),
-        np.zeros((0, 2)), zeros_D, zeros_D, zeros_D, np.array([1, 1]), np.float32(1), np.float32(1),
+        np.zeros((0, 2), np.float32), zeros_D, zeros_D, zeros_D, np.array([1, 1]), np.float32(1), np.float32(1), np.float32(1),
     )  # fmt: skip

@@ -32,8 +32,8 @@ class Draws(Protocol):
         """Choose each of `units` citizens independently with probability `rate`, and say who was chosen."""
         ...
 
-    def gaussian(self, size: int, std: float) -> NDArray[np.float64]:
-        """Draw `size` independent normal numbers with standard deviation `std`."""
+    def normals(self, size: int) -> Numbers:
+        """Draw `size` independent standard normal numbers."""
         ...
 
 
@@ -43,6 +43,11 @@ class Work:
 
     plan: PrivacyPlan
     randomness: Draws
+
+    @property
+    def std(self) -> float:
+        """Return the standard deviation of the noise that a step's sum gets."""
+        return self.plan.noise_multiplier * self.plan.clipping_norm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,12 +91,12 @@ class Chosen:
     Args:
         index_B: Who takes part, step after step; its first citizen is 0.
         edges: Where in it each step begins, and the last one ends; (T + 1).
-        noise_TD: To be added; of no steps without privacy.
+        normal_TD: Standard normal numbers, of which noise is made; of no steps without privacy.
     """
 
     index_B: NDArray[np.int64]
     edges: NDArray[np.int64]
-    noise_TD: NDArray[np.float64]
+    normal_TD: Numbers
 
 
 def drawn(work: Work, units: int, size: int) -> Iterator[Chosen]:
@@ -105,10 +110,10 @@ def drawn_some(work: Work, units: int, count: int, size: int) -> Chosen:
     """Draw the next `count` steps of one municipality."""
     plan = work.plan
     flat = work.randomness.places(count * units, plan.sampling_rate)
-    noise = work.randomness.gaussian(count * size if plan.private else 0, plan.noise_multiplier * plan.clipping_norm)
+    normal_N = work.randomness.normals(count * size if plan.private else 0)
     return Chosen(
         index_B=flat % max(units, 1), edges=np.searchsorted(flat, units * np.arange(count + 1)),
-        noise_TD=noise.reshape(-1, size),
+        normal_TD=normal_N.reshape(-1, size),
     )  # fmt: skip
 
 

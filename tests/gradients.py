@@ -79,6 +79,9 @@ class Scripted:
     def places(self, units: int, rate: float) -> NDArray[np.int64]:
         return np.flatnonzero(self.include(units, rate))
 
+    def normals(self, size: int) -> NDArray[np.float32]:
+        return np.zeros(size, np.float32)
+
     def gaussian(self, size: int, std: float) -> NDArray[np.float64]:
         self.noised.append((size, std))
         return np.zeros(size)
