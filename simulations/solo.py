@@ -68,5 +68,6 @@ def compile_loops() -> None:
     zeros_D = np.zeros(2, np.float32)
     loops.run(
         np.zeros((1, 1, 1), np.float32), np.zeros((1, 1, 3), np.float32), np.zeros(0, np.int64), np.zeros(1, np.int64),
-        np.zeros((0, 2), np.float32), zeros_D, zeros_D, zeros_D, np.array([1, 1]), np.float32(1), np.float32(1), np.float32(1),
+        np.zeros((0, 2), np.float32), zeros_D, zeros_D, zeros_D, np.array([1, 1]), np.float32(1), np.float32(1),
+        np.float32(1),
     )  # fmt: skip
