@@ -85,8 +85,10 @@ class QuickArray(Array):
     """Hand an array to code of Flower's in this process, which reads its numbers and hardly ever its bytes."""
 
     def __init__(self, array: NDArray[np.float32]) -> None:
-        held = array.view()
-        held.flags.writeable = False
+        held = array
+        if held.flags.writeable:
+            held = array.view()
+            held.flags.writeable = False
         self.__dict__.update(dtype="float32", shape=array.shape, stype=KIND, _held=held)
 
     @property

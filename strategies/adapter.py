@@ -14,7 +14,7 @@ from math import isfinite
 from typing import Never
 
 import numpy as np
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.app.exception import AppExitException
 from flwr.serverapp.strategy import FedAvg, FedAvgM
 from numpy.typing import NDArray
@@ -68,7 +68,7 @@ class StrategyAdapter:
         }
         self._grid = FixedNodes(len(weights))
         self._round: int | None = None
-        self._instructions: dict[str, Message] = {}
+        self._replies: dict[str, Message] = {}  # made once, and filled anew each round
 
     def configure(self, round: int, arrays: Arrays, config: Mapping[str, Scalar]) -> dict[str, Scalar]:
         """Let the strategy note the round's arrays and say what it wants in each train message.
@@ -87,8 +87,12 @@ class StrategyAdapter:
         record = ConfigRecord(dict(config))
         with fixed_globals():
             messages = self._strategy.configure_train(round, _array_record(arrays), record, self._grid)
-            by_node = {message.metadata.dst_node_id: message for message in messages}
-        self._instructions = {code: by_node[node] for node, code in enumerate(self._weights, start=1)}
+            if not self._replies:
+                by_node = {message.metadata.dst_node_id: message for message in messages}
+                self._replies = {
+                    code: Message(RecordDict(), reply_to=by_node[node])
+                    for node, code in enumerate(self._weights, start=1)
+                }
         self._round = round
         return {
             key: value
@@ -179,8 +183,9 @@ class StrategyAdapter:
         local = {
             name: np.asarray(array, np.float32) + np.asarray(update[name], np.float32) for name, array in arrays.items()
         }
-        content = QuickRecords({self._strategy.arrayrecord_key: _array_record(local)}, self._metrics[code])
-        return Message(content, reply_to=self._instructions[code])
+        reply = self._replies[code]
+        reply.content = QuickRecords({self._strategy.arrayrecord_key: _array_record(local)}, self._metrics[code])
+        return reply
 
     def _step(self, round: int, arrays: Arrays, replies: list[Message]) -> dict[str, NDArray[np.float32]]:
         try:
