@@ -6,6 +6,7 @@ batches and noise.
 """
 
 import hashlib
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,7 +65,8 @@ class Chance:
     """Draw who takes part, each unit independently: for small rates by how many units are passed over.
 
     Guarantees: at one rate the choices do not depend on how many are drawn at once.
-    Source: the gaps of a Bernoulli process are geometric, e.g. Devroye 1986, Non-Uniform Random Variate Generation, X.
+    Source: the gaps of a Bernoulli process are geometric, and those are exponential numbers rounded up; Devroye 1986,
+        Non-Uniform Random Variate Generation, chapter X.
     """
 
     def __init__(self, bits: np.random.SFC64) -> None:
@@ -76,7 +78,8 @@ class Chance:
         if not 0 < rate <= RARE:
             return np.flatnonzero(self._generator.random(units) < rate)
         while self._ahead[-1] < units:
-            gaps = self._generator.geometric(rate, GAPS + int(rate * (units - self._ahead[-1])))
+            waits = self._generator.standard_exponential(GAPS + int(rate * (units - self._ahead[-1])))
+            gaps = (waits / -math.log1p(-rate)).astype(np.int64) + 1
             self._ahead = np.concatenate([self._ahead, self._ahead[-1] + np.cumsum(gaps)])
         first, last = np.searchsorted(self._ahead, [0, units])
         chosen = self._ahead[first:last]

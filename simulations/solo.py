@@ -29,7 +29,8 @@ class Solo:
 
     def __init__(self, layers: Sequence[Layer], rows: Rows, sites: Sequence[int]) -> None:
         self._widths = np.array([*(layer.inputs for layer in layers), layers[-1].outputs])
-        self._rows, self._sites = rows, tuple(sites)
+        self._x_NRF, self._besides_NR3, self._edges = rows.x_NRF.numpy(), rows.besides_NR3.numpy(), rows.edges
+        self._sites = tuple(sites)
 
     def train(self, start_SD: Numbers, works: Sequence[Work], terms: Terms) -> Numbers:
         """Run one round's local steps of every municipality; arguments and promises are those of `Batch.train`."""
@@ -40,18 +41,18 @@ class Solo:
             ])  # fmt: skip
 
     def _train(self, site: int, start_D: Numbers, work: Work, terms: Terms) -> Numbers:
-        several = self._rows.x_NRF.shape[1] > 1
+        several = self._x_NRF.shape[1] > 1
         number = np.float64 if delicate(start_D, [work], several=several) else np.float32
         anchor_D = start_D.astype(number)
         theta_D, plan = anchor_D.copy(), work.plan
         pulled = terms.pulled_D if terms.proximal_mu else terms.pulled_D[:0]
         pull_D = (terms.learning_rate * terms.proximal_mu * pulled).astype(number)
-        first, units = int(self._rows.edges[site]), int(self._rows.edges[site + 1] - self._rows.edges[site])
+        first, units = int(self._edges[site]), int(self._edges[site + 1] - self._edges[site])
         for chosen in drawn(work, units, len(theta_D)):
             loops.run(
-                self._rows.x_NRF.numpy(), self._rows.besides_NR3.numpy(), chosen.index_B + first, chosen.edges,
-                chosen.normal_TD, theta_D, anchor_D, pull_D, self._widths, number(work.std),
-                number(terms.learning_rate / plan.divisor), number(plan.clipping_norm if plan.private else np.inf),
+                self._x_NRF, self._besides_NR3, chosen.index_B + first, chosen.edges, chosen.normal_TD, theta_D,
+                anchor_D, pull_D, self._widths, number(work.std), number(terms.learning_rate / plan.divisor),
+                number(plan.clipping_norm if plan.private else np.inf),
             )  # fmt: skip
         return theta_D.astype(np.float32)
 
