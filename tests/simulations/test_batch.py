@@ -216,6 +216,16 @@ def test_what_large_terms_leave_of_a_score_is_not_lost_in_rounding(
     assert (np.abs(ours_SD - theirs_SD) <= 4 * EPSILON * np.maximum(1, np.abs(theirs_SD))).all()
 
 
+@pytest.mark.parametrize("hidden", [(1, 6, 7), (3, 4), (7, 5)])
+def test_what_large_weights_leave_of_a_slope_is_not_lost_in_rounding(hidden: tuple[int, ...]) -> None:
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        model = Network(1, hidden, 5)
+        case = replace(plain_case(hidden, noise_multiplier=0.0, steps=1), outputs=5)
+        sites = tuple(draw_citizens(rng, 12, (1, 1), 5) for _ in case.sites)
+        check_same(replace(case, sites=sites, start=tuple(draw_start(rng, model, MODERATE) for _ in sites)))
+
+
 @pytest.mark.parametrize("value", [1e6, -1e6, 60.0, MODERATE, -40.0])
 @pytest.mark.parametrize("hidden", [(), (5,), (6, 5, 4)])
 def test_saturated_weights_are_no_exception(hidden: tuple[int, ...], value: float) -> None:
