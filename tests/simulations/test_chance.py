@@ -22,6 +22,13 @@ def test_choices_are_the_same_drawn_at_once_or_in_parts(sizes: list[int], rate: 
     np.testing.assert_array_equal(np.concatenate([np.zeros(0, bool), *parts]), other.include(sum(sizes), rate))
 
 
+@given(sizes=st.lists(st.integers(0, 3000), max_size=8), rate=st.sampled_from(RATES))
+def test_who_is_chosen_and_whether_each_is_are_the_same_choice(sizes: list[int], rate: float) -> None:
+    one, other = source(1), source(1)
+    for size in sizes:
+        np.testing.assert_array_equal(np.flatnonzero(one.include(size, rate)), other.places(size, rate))
+
+
 @given(sizes=st.lists(st.integers(0, 20_000), max_size=8))
 def test_noise_is_the_same_drawn_at_once_or_in_parts(sizes: list[int]) -> None:
     one, other = source(1), source(1)
