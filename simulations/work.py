@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from faelles.features import Citizens
 from faelles.privacy.plan import PrivacyPlan
 
-MODERATE = 20.0  # beyond it float32 loses digits that clipping cannot give back
+MODERATE = 10.0  # beyond it float32 loses digits that clipping cannot give back
 TIGHT = 0.01  # a clipping norm below it is near what float32 leaves of a citizen's rows that cancel
 STEPS_AT_ONCE = 8  # of batches and noise that are drawn together, at most
 NUMBERS_AT_ONCE = 2**24  # of noise, and of a step's rows, signals and pairs of rows; 64 MiB in float32

@@ -26,12 +26,12 @@ from tests.builders import FEDERATION
 from tests.gradients import Scripted, plan_of, some
 
 EPSILON = float(np.finfo(np.float32).eps)
-ROUNDINGS = 4  # of what one rounding of its start does to the reference; the most found in 7 500 cases was 2.5
+ROUNDINGS = 4  # of what one rounding of its start does to the reference; the most found in 10 000 cases was 2.5
 CPU = torch.device("cpu")
 Trainer = type[Batch] | type[Solo]
 TRAINERS: tuple[Trainer, ...] = (Solo, Batch)
 FEATURES = 4
-MODERATE = 20.0  # up to which a kernel may compute in float32
+MODERATE = 10.0  # up to which a kernel may compute in float32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,7 +226,7 @@ def test_what_large_weights_leave_of_a_slope_is_not_lost_in_rounding(hidden: tup
         check_same(replace(case, sites=sites, start=tuple(draw_start(rng, model, MODERATE) for _ in sites)))
 
 
-@pytest.mark.parametrize("value", [1e6, -1e6, 60.0, MODERATE, -40.0])
+@pytest.mark.parametrize("value", [1e6, -1e6, 60.0, MODERATE, -8.0])
 @pytest.mark.parametrize("hidden", [(), (5,), (6, 5, 4)])
 def test_saturated_weights_are_no_exception(hidden: tuple[int, ...], value: float) -> None:
     case = plain_case(hidden, clipping_norm=0.3)
