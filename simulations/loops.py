@@ -75,12 +75,17 @@ def signal_of(score_K: Array, y: int, weight: Any, signal_K: Array) -> None:
     if len(score_K) == 1:
         signal_K[0] = (1 / (1 + np.exp(-score_K[0])) - y) * weight
     else:
-        most = score_K.max()
-        signal_K[:] = np.exp(score_K - most)
-        signal_K *= weight / signal_K.sum()
+        most, total = score_K[0], score_K.dtype.type(0)
+        for k in range(len(score_K)):
+            most = max(most, score_K[k])
+        for k in range(len(score_K)):
+            signal_K[k] = np.exp(score_K[k] - most)
+            total += signal_K[k]
+        for k in range(len(score_K)):
+            signal_K[k] *= weight / total
         signal_K[y] -= weight
-    if weight == 0:
-        signal_K[:] = 0
+    for k in range(len(score_K) if weight == 0 else 0):
+        signal_K[k] = 0
 
 
 @compiled
@@ -114,16 +119,17 @@ def scale(values: Array, signals: Array, widths: Array, room: int, first: int, r
     """Scale the signals of a citizen's rows; a factor that is no number, or comes of infinity, takes them out."""
     value_at, signal_at = 0, 0
     for layer in range(len(widths) - 1):
-        start = signal_at + first * widths[layer + 1]
-        signal_N = signals[start : start + rows * widths[layer + 1]]
+        inputs, outputs = widths[layer], widths[layer + 1]
+        start = signal_at + first * outputs
         if factor > 0:
-            signal_N *= factor
+            for at in range(start, start + rows * outputs):
+                signals[at] *= factor
         else:  # zero times infinity is no number
-            signal_N[:] = 0
-            start = value_at + first * widths[layer]
-            values[start : start + rows * widths[layer]] = 0
-        value_at += room * widths[layer]
-        signal_at += room * widths[layer + 1]
+            signals[start : start + rows * outputs] = 0
+            start = value_at + first * inputs
+            values[start : start + rows * inputs] = 0
+        value_at += room * inputs
+        signal_at += room * outputs
 
 
 @compiled

@@ -82,7 +82,9 @@ def draw(state_4L: NDArray[np.uint64], bits_N: NDArray[np.uint64]) -> None:
             b_L[lane] = c_L[lane] + (c_L[lane] << np.uint64(3))
             c_L[lane] = ((c_L[lane] << np.uint64(24)) | (c_L[lane] >> np.uint64(40))) + drawn
             out_L[lane] = drawn
-    state_4L[0], state_4L[1], state_4L[2], state_4L[3] = a_L, b_L, c_L, count_L
+    for lane in range(LANES):
+        state_4L[0, lane], state_4L[1, lane], state_4L[2, lane] = a_L[lane], b_L[lane], c_L[lane]
+        state_4L[3, lane] = count_L[lane]
 
 
 @compiled
