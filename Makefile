@@ -12,6 +12,8 @@ export OMP_NUM_THREADS := 1
 # Flower asks nobody and tells nobody.
 export FLWR_TELEMETRY_ENABLED := 0
 export FLWR_DISABLE_UPDATE_CHECK := 1
+# The tests start some hundred processes: modules are compiled for the first one, and not for each.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help demo demo-sim test lint soak bench measure results clean
