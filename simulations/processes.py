@@ -17,7 +17,7 @@ from typing import Any
 from faelles.errors import RunError
 
 ENDED = "simulation: a worker process ended; see its message above, or give it more memory"
-AHEAD = 2  # answers that wait to be sent, at most; a worker that has more waits
+UNSENT = 2  # answers that wait to be sent, at most; a worker that has more waits
 END = object()  # which is never sent: a worker serves until its process ends
 Serve = Callable[[Iterator[Any], Callable[[object], None]], None]  # is given what is sent to it, and what answers
 
@@ -81,7 +81,7 @@ def _work(serve: Serve, connection: Connection) -> None:
     any more fill the pipe.
     """
     inbox: SimpleQueue[Any] = SimpleQueue()
-    outbox: Queue[object] = Queue(AHEAD)
+    outbox: Queue[object] = Queue(UNSENT)
     threading.Thread(target=_take_in, args=(connection, inbox), daemon=True).start()
     threading.Thread(target=_send_out, args=(connection, outbox), daemon=True).start()
     with suppress(KeyboardInterrupt):

@@ -26,7 +26,7 @@ from tests.builders import FEDERATION
 from tests.gradients import Scripted, plan_of, some
 
 EPSILON = float(np.finfo(np.float32).eps)
-ROUNDINGS = 4  # of what one rounding of its start does to the reference; the most found in 10 000 cases was 2.5
+ROUNDINGS = 4  # of what one rounding of its start does to the reference
 CPU = torch.device("cpu")
 Trainer = type[Batch] | type[Solo]
 TRAINERS: tuple[Trainer, ...] = (Solo, Batch)
